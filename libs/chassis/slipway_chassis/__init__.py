@@ -1,0 +1,1 @@
+"""What every Slipway service stands on: lifecycle, identity, telemetry, errors, bus, Postgres, settings."""

@@ -1,0 +1,1 @@
+"""Pytest fixtures over real servers, shared by all test suites."""
