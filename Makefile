@@ -1,0 +1,46 @@
+# `make help` lists the targets. Everything is set up in .venv from the locked requirements; nothing else is touched.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv/bin
+
+.PHONY: help run up test check fmt servers bench proto lock clean setup setup-dev
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+
+setup:
+	@scripts/setup.sh run
+
+setup-dev:
+	@scripts/setup.sh dev
+
+run: setup ## Start the whole stack and take one real agent run through it (the tour)
+	@$(VENV)/slipway up --tour
+
+up: setup ## Start the whole stack and keep it running until Ctrl-C
+	@$(VENV)/slipway up
+
+test: setup-dev ## Run every test (SLIPWAY_REQUIRE_SERVERS=1: a missing real server is a failure)
+	@$(VENV)/python -m pytest
+
+check: setup-dev ## Format, lint, types, import rules, contracts and stubs: quick, before each commit
+	@scripts/check.sh
+
+fmt: setup-dev ## Format the code
+	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .
+
+servers: ## Install the real servers that tests use: RabbitMQ, Redis, PostgreSQL (Debian)
+	@scripts/servers.sh
+
+bench: setup-dev ## Print the benchmarks' figures, one JSON line each
+	@for f in bench/*.py; do $(VENV)/python $$f || exit 1; done
+
+proto: setup-dev ## Generate the gRPC stubs from proto/
+	@scripts/proto.sh
+
+lock: setup-dev ## Lock the requirements anew, with hashes
+	@scripts/lock.sh
+
+clean: ## Remove the virtual environment, caches and the local stack's data
+	rm -rf .venv .slipway .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
