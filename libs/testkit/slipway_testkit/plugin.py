@@ -1,0 +1,142 @@
+"""Pytest plugin: fixtures over real servers, usable from every tests folder.
+
+Servers from wheels (PostgreSQL, Valkey) are always there. Those from Debian (RabbitMQ, Redis, PostgreSQL) skip the
+test with a reason when they are missing, and fail it under SLIPWAY_REQUIRE_SERVERS=1.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from slipway_testkit.servers import postgres, rabbitmq, redis
+from slipway_testkit.servers.postgres import PostgresServer
+from slipway_testkit.servers.process import ServerUnavailable
+from slipway_testkit.servers.process import free_port as _free_port
+from slipway_testkit.servers.rabbitmq import RabbitServer
+from slipway_testkit.servers.redis import RedisServer
+from slipway_testkit.signing import SigningAuthority
+from slipway_testkit.waiting import eventually as _eventually
+
+S = TypeVar("S")
+
+
+@contextmanager
+def required_or_skipped(server: AbstractContextManager[S]) -> Generator[S]:
+    """Enters `server`; one that is unavailable skips the test, or fails it under SLIPWAY_REQUIRE_SERVERS=1."""
+    try:
+        running = server.__enter__()
+    except ServerUnavailable as error:
+        if os.environ.get("SLIPWAY_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"SLIPWAY_REQUIRE_SERVERS=1: {error}", pytrace=False)
+        pytest.skip(str(error))
+    try:
+        yield running
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The session's embedded PostgreSQL 18 with pgvector."""
+    with postgres.embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """URL of the embedded server's maintenance database; tests take `database_url`."""
+    return postgres_server.url()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
+    """Creates an empty database in the embedded server per call and returns its URL, for wider scopes."""
+    return postgres_server.create_database
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A fresh empty database for this test, dropped after it."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def debian_postgres_url() -> Iterator[str]:
+    """Debian's PostgreSQL over TCP: the production profile's kind."""
+    with required_or_skipped(postgres.debian_postgres()) as server:
+        yield server.url()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """The session's Valkey from the wheel."""
+    with redis.valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_server: RedisServer) -> str:
+    """URL of the session's Valkey; shared by all tests: use namespaces."""
+    return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Debian's Redis."""
+    with required_or_skipped(redis.debian_redis()) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """The session's RabbitMQ from Debian."""
+    with required_or_skipped(rabbitmq.debian_rabbitmq()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq_server: RabbitServer) -> str:
+    """URL of the session's RabbitMQ; shared by all tests: use namespaces."""
+    return rabbitmq_server.url
+
+
+@pytest.fixture(scope="session", params=["valkey", pytest.param("rabbitmq", marks=pytest.mark.servers)])
+def bus_server(request: pytest.FixtureRequest) -> RedisServer | RabbitServer:
+    """The broker behind each adapter of the bus, one after the other; both can be stopped and started."""
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+@pytest.fixture(scope="session")
+def bus_url(bus_server: RedisServer | RabbitServer) -> str:
+    """URL of the bus, once per adapter: a test that takes it runs against both."""
+    return bus_server.url
+
+
+@pytest.fixture(scope="session")
+def signing(tmp_path_factory: pytest.TempPathFactory) -> SigningAuthority:
+    """A caller-token authority: `signing.jwks_file`, `signing.token(subject="bob", roles=["reviewer"])`."""
+    return SigningAuthority(tmp_path_factory.mktemp("signing"))
+
+
+@pytest.fixture(scope="session")
+def policy_dir() -> Path:
+    """The repository's Cedar policies and schema."""
+    return Path(__file__).parents[3] / "k8s" / "policies"
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A function that returns a TCP port of 127.0.0.1 that was free a moment ago."""
+    return _free_port
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., object]:
+    """`await eventually(condition, timeout=10)`: bounded wait for a plain or async condition."""
+    return _eventually

