@@ -83,19 +83,23 @@ class ExchangeRunGrantRequest(_message.Message):
 
     RUN_GRANT_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     run_grant: _builtins.str
     """The grant as the gateway signed it."""
     run_id: _builtins.str
     """Run that acts under it."""
+    version: _builtins.int
+    """Version of the grant's agent that acts; with it `act` is `agent@version`, else the agent's name alone."""
     def __init__(
         self,
         *,
         run_grant: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
