@@ -1,0 +1,56 @@
+"""The `slipway` command."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="slipway",
+    help="Take AI agents from prototype to production: run the stack, ship agents, decide approvals, prove what happened.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up(
+    data_dir: Annotated[Path, typer.Option(help="Where the stack keeps its data.")] = Path(".slipway"),
+    port: Annotated[int, typer.Option(help="Port of the HTTP API, on 127.0.0.1.", min=1, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(help="Orchestrator workers.", min=1, max=16)] = 2,
+    servers: Annotated[Path | None, typer.Option(help="YAML file with URLs of real servers.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Folder with policies/, realm/ and catalogue/.")] = None,
+    tour: Annotated[bool, typer.Option("--tour", help="Take one real agent run through the stack.")] = False,
+) -> None:
+    """Start the whole stack on this machine and keep it running until Ctrl-C."""
+    from slipway_cli.supervisor.plan import Options
+    from slipway_cli.supervisor.refusal import StartRefusedError
+    from slipway_cli.supervisor.servers_file import RealServers, read_servers
+    from slipway_cli.supervisor.up import default_config
+    from slipway_cli.supervisor.up import up as run
+
+    console = Console()
+    try:
+        options = Options(
+            port=port,
+            workers=workers,
+            config=(config or default_config()).absolute(),
+            servers=read_servers(servers) if servers else RealServers(),
+        )
+        script = Path(__file__).resolve().parents[2] / "examples" / "refund-desk" / "tour.py" if tour else None
+        status = asyncio.run(run(data_dir, options, tour=script, console=console))
+    except StartRefusedError as refused:
+        Console(stderr=True).print(f"slipway: {refused}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
