@@ -1,0 +1,154 @@
+"""PostgreSQL: pool, transactions, migrations, and which of its errors mean that it is away."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+import asyncpg
+
+from slipway_chassis.errors import Aborted, SlipwayError, Unavailable
+from slipway_chassis.logs import get_logger
+
+ChassisTable = Literal["outbox", "idempotency", "effects", "subject_keys", "inbox"]
+
+_log = get_logger(__name__)
+# Any number will do, as long as nothing else in the database locks it.
+_MIGRATION_LOCK = 0x51199A7
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+)
+_LOST_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+class StoreUnavailable(Unavailable):
+    """The database is away."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class WriteConflict(Aborted):
+    """A concurrent transaction won."""
+
+    reason = "WRITE_CONFLICT"
+
+
+def as_domain_error(error: BaseException) -> SlipwayError | None:
+    """What a database error means to a caller, or None if it is a bug (or no database error at all)."""
+    if isinstance(error, _AWAY):
+        return StoreUnavailable("the database is unavailable", retry_after=1)
+    if isinstance(error, _LOST_RACE):
+        return WriteConflict("a concurrent change won; try again")
+    return None
+
+
+async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience: float = 30) -> asyncpg.Pool:
+    """A connection pool. A database that is still starting is waited for, ``patience`` seconds at most."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return await asyncpg.create_pool(
+                url,
+                min_size=min_size,
+                max_size=max_size,
+                timeout=10,
+                command_timeout=60,
+                max_inactive_connection_lifetime=60,
+                server_settings={
+                    "application_name": "slipway",
+                    # Queries are short; compiling them would cost more than running them.
+                    "jit": "off",
+                    # A frozen process must not hold its locks for ever.
+                    "idle_in_transaction_session_timeout": "60s",
+                },
+            )
+        except (OSError, TimeoutError, *_AWAY) as error:
+            if time.monotonic() > give_up:
+                raise StoreUnavailable("the database is unavailable") from error
+            _log.warning("postgres.waiting", error=type(error).__name__)
+            await asyncio.sleep(0.5)
+
+
+# Callbacks of the open transactions, by id of the connection; see `after_commit`.
+_after_commit: dict[int, list[Callable[[], None]]] = {}
+
+
+@asynccontextmanager
+async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Any]:
+    """A connection with an open transaction: commits at the end of the block, rolls back on an exception.
+
+    Raises StoreUnavailable if the database is away, WriteConflict if a concurrent transaction won.
+    """
+    try:
+        connection = await pool.acquire(timeout=10)
+    except (OSError, TimeoutError, *_AWAY) as error:
+        raise StoreUnavailable("the database is unavailable", retry_after=1) from error
+    callbacks = _after_commit[id(connection)] = []
+    try:
+        async with connection.transaction():
+            yield connection
+    except (*_AWAY, *_LOST_RACE) as error:
+        raise as_domain_error(error) or error from error
+    finally:
+        del _after_commit[id(connection)]
+        await pool.release(connection)
+    for callback in callbacks:
+        callback()
+
+
+def after_commit(connection: Any, callback: Callable[[], None]) -> bool:
+    """Run ``callback`` once the ``transaction`` block of ``connection`` has committed.
+
+    False if the connection's transaction was not opened by ``transaction``: nothing is run then.
+    """
+    callbacks = _after_commit.get(id(connection))
+    if callbacks is None:
+        return False
+    callbacks.append(callback)
+    return True
+
+
+async def migrate(pool: asyncpg.Pool, package: str, *, chassis: Sequence[ChassisTable] = ()) -> None:
+    """Bring the database up to date: the chassis tables named, then ``<package>/migrations/NNNN_*.sql`` in order.
+
+    Each file runs once, all in one transaction under a lock, so that processes may start at the same time. A file that
+    changed after it was applied is a RuntimeError: applied migrations are history.
+    """
+    own = files("slipway_chassis").joinpath("sql")
+    scripts = [
+        (f"chassis/{script.name}", script.read_text())
+        for table in chassis
+        for script in _sorted_sql(own)
+        if script.name.startswith(f"{table}_")
+    ]
+    scripts += [(script.name, script.read_text()) for script in _sorted_sql(files(package).joinpath("migrations"))]
+    async with transaction(pool) as connection:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS slipway_migration ("
+            "name text PRIMARY KEY, digest text NOT NULL, apply_time timestamptz NOT NULL DEFAULT now())"
+        )
+        applied = dict(await connection.fetch("SELECT name, digest FROM slipway_migration"))
+        for name, text in scripts:
+            checksum = hashlib.sha256(text.encode()).hexdigest()
+            if name not in applied:
+                await connection.execute(text)
+                await connection.execute("INSERT INTO slipway_migration (name, digest) VALUES ($1, $2)", name, checksum)
+                _log.info("postgres.migrated", script=name)
+            elif applied[name] != checksum:
+                raise RuntimeError(f"migration {name} was changed after it had been applied")
+
+
+def _sorted_sql(folder: Traversable) -> list[Traversable]:
+    if not folder.is_dir():
+        return []
+    return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)

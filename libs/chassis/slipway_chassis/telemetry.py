@@ -1,0 +1,114 @@
+"""Traces, metrics and the trace context that every call and message carries (W3C ``traceparent``).
+
+Without an OTLP endpoint no SDK is loaded: spans are no-ops that only carry a trace id, so that errors and log lines can
+still name it.
+"""
+
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from slipway_chassis.logs import configure_logging
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+
+registry = CollectorRegistry()
+"""All metrics of the process; ``/metrics`` shows it."""
+
+ProcessCollector(registry=registry)
+PlatformCollector(registry=registry)
+GCCollector(registry=registry)
+
+_propagator = TraceContextTextMapPropagator()
+_provider: "TracerProvider | None" = None
+# Trace ids must not be guessable from one another, nor equal in forked workers; urandom seeds once per process.
+_random = random.Random(os.urandom(16))  # noqa: S311
+
+
+def setup(service: str, otlp_endpoint: str = "", log_level: str = "INFO") -> None:
+    """Configure JSON logging, and traces to ``otlp_endpoint`` (``http://host:4317``) if there is one. Idempotent."""
+    global _provider  # noqa: PLW0603
+    configure_logging(service, log_level)
+    if not otlp_endpoint or _provider is not None:
+        return
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"slipway-{service}"}))
+    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=not otlp_endpoint.startswith("https://"))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    _provider = provider
+
+
+def shutdown() -> None:
+    """Send the spans that are still held back; bounded by the exporter's time-out."""
+    if _provider is not None:
+        _provider.shutdown()
+
+
+def tracer() -> Tracer:
+    """The tracer of all Slipway code."""
+    return trace.get_tracer("slipway")
+
+
+def current_trace_id() -> str:
+    """Trace id of the current span as 32 hex digits, or "" outside of any."""
+    context = trace.get_current_span().get_span_context()
+    return format(context.trace_id, "032x") if context.is_valid else ""
+
+
+def inject() -> dict[str, str]:
+    """The W3C headers of the current span, for gRPC metadata, HTTP and bus headers."""
+    headers: dict[str, str] = {}
+    _propagator.inject(headers)
+    return headers
+
+
+def extract(headers: Mapping[str, str] | Iterable[tuple[str, str | bytes]]) -> "Context":
+    """The trace context that ``headers`` carry; an empty one if they carry none or a damaged one."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    carrier = {k: v for k, v in pairs if k in ("traceparent", "tracestate") and isinstance(v, str)}
+    return _propagator.extract(carrier, context=otel_context.Context())
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    parent: "Context | None" = None,
+    attributes: Mapping[str, str | int | float | bool] | None = None,
+) -> Iterator[Span]:
+    """A span around the block; child of ``parent`` or else of the current one, or the root of a new trace.
+
+    Exceptions pass through and mark the span as failed. With telemetry off only the trace id is kept.
+    """
+    if _provider is None:
+        current = trace.get_current_span(parent)
+        if not current.get_span_context().is_valid:
+            current = NonRecordingSpan(
+                SpanContext(_random.getrandbits(128) or 1, _random.getrandbits(64) or 1, False, TraceFlags(0))
+            )
+        reset = otel_context.attach(trace.set_span_in_context(current))
+        try:
+            yield current
+        finally:
+            otel_context.detach(reset)
+        return
+    with tracer().start_as_current_span(
+        name, context=parent, kind=kind, attributes=attributes, record_exception=False
+    ) as current:
+        yield current
