@@ -9,7 +9,7 @@ from rich.console import Console
 
 app = typer.Typer(
     name="slipway",
-    help="Take AI agents from prototype to production: run the stack, ship agents, decide approvals, prove what happened.",
+    help="Take AI agents from prototype to production: run, ship, approve, and prove what happened.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -1,0 +1,66 @@
+"""Collections and their documents."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from slipway_client.models import Collection, Document, Passage
+from slipway_client.transport import Transport
+
+
+class Knowledge:
+    """`/v1/collections`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def put_collection(self, collection: str, *, description: str = "", regions: Sequence[str] = ()) -> Collection:
+        """Creates or changes a collection."""
+        body = {"description": description, "regions": list(regions)}
+        return Collection.model_validate(self._transport.call("PUT", f"/v1/collections/{collection}", json=body))
+
+    def put_document(
+        self,
+        collection: str,
+        document: str,
+        file: Path,
+        *,
+        title: str | None = None,
+        readers: Sequence[str] = (),
+        metadata: dict[str, str] | None = None,
+    ) -> Document:
+        """Puts a document; it is searchable when its state is READY."""
+        form = {"readers": json.dumps(list(readers)), "metadata": json.dumps(metadata or {})}
+        if title:
+            form["title"] = title
+        with file.open("rb") as handle:
+            answer = self._transport.call(
+                "PUT",
+                f"/v1/collections/{collection}/documents/{document}",
+                files={"file": (file.name, handle)},
+                data=form,
+                timeout=300,
+            )
+        return Document.model_validate(answer)
+
+    def get_document(self, collection: str, document: str) -> Document:
+        """One document."""
+        return Document.model_validate(
+            self._transport.call("GET", f"/v1/collections/{collection}/documents/{document}")
+        )
+
+    def documents(self, collection: str) -> Iterator[Document]:
+        """The documents that the caller may read."""
+        return self._transport.pages(f"/v1/collections/{collection}/documents", "documents", Document)
+
+    def delete_document(self, collection: str, document: str) -> None:
+        """Removes a document."""
+        self._transport.call("DELETE", f"/v1/collections/{collection}/documents/{document}")
+
+    def search(self, collection: str, query: str, *, limit: int = 5, alpha: float | None = None) -> list[Passage]:
+        """The best passages for a question, best first."""
+        body: dict[str, object] = {"query": query, "limit": limit}
+        if alpha is not None:
+            body["alpha"] = alpha
+        answer = self._transport.call("POST", f"/v1/collections/{collection}/search", json=body)
+        return [Passage.model_validate(one) for one in answer["passages"]]
