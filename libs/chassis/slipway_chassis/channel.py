@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import grpc
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from slipway_chassis import telemetry
 from slipway_chassis.deadline import remaining
@@ -45,11 +45,22 @@ def _name(method: Any) -> str:
     return raw.decode() if isinstance(raw, bytes) else str(raw)
 
 
-def _metadata(token: str) -> list[tuple[str, str]]:
-    metadata = list(telemetry.inject().items())
+def _start_span(name: str) -> Span:
+    return telemetry.start_span(name, kind=SpanKind.CLIENT, attributes={"rpc.system": "grpc", "rpc.method": name[1:]})
+
+
+def _metadata(span: Span, token: str) -> list[tuple[str, str]]:
+    metadata = list(telemetry.inject(span).items())
     if token:
         metadata.append(("authorization", f"Bearer {token}"))
     return metadata
+
+
+def _end(span: Span, name: str, code: str, started: float) -> None:
+    CLIENT.observe(name, code, time.perf_counter() - started)
+    if code != "OK" and span.is_recording():
+        span.set_status(Status(StatusCode.ERROR, code))
+    span.end()
 
 
 def _time_left(timeout: float) -> float:
@@ -74,33 +85,29 @@ async def invoke(
     ``timeout`` in seconds is cut to what is left of the incoming call's deadline. An empty ``token`` sends none (public
     methods only). Raises the SlipwayError that the other side raised (RemoteError), or DeadlineExceeded.
     """
-    name = _name(method)
     seconds = _time_left(timeout)
-    started = time.perf_counter()
-    code = "CANCELLED"
-    with telemetry.span(name, kind=SpanKind.CLIENT, attributes={"rpc.system": "grpc", "rpc.method": name}):
-        try:
-            response = await method(request, metadata=_metadata(token), timeout=seconds, wait_for_ready=wait_for_ready)
-            code = "OK"
-        except grpc.aio.AioRpcError as error:
-            code = error.code().name
-            raise from_rpc_error(error) from error
-        finally:
-            CLIENT.observe(name, code, time.perf_counter() - started)
+    name, started, code = _name(method), time.perf_counter(), "CANCELLED"
+    span = _start_span(name)
+    try:
+        metadata = _metadata(span, token)
+        response = await method(request, metadata=metadata, timeout=seconds, wait_for_ready=wait_for_ready)
+        code = "OK"
+    except grpc.aio.AioRpcError as error:
+        code = error.code().name
+        raise from_rpc_error(error) from error
+    finally:
+        _end(span, name, code, started)
     return response
 
 
 async def stream(method: Any, request: Any, *, token: str, timeout: float) -> AsyncIterator[Any]:
     """Call a method that answers with a stream; like ``invoke`` otherwise. Leaving the loop early cancels the call:
     wrap it in ``contextlib.aclosing`` where that may happen."""
-    name = _name(method)
-    started = time.perf_counter()
-    code = "CANCELLED"
-    call = None
+    seconds = _time_left(timeout)
+    name, started, code = _name(method), time.perf_counter(), "CANCELLED"
+    span = _start_span(name)
+    call = method(request, metadata=_metadata(span, token), timeout=seconds)
     try:
-        with telemetry.span(name, kind=SpanKind.CLIENT, attributes={"rpc.system": "grpc", "rpc.method": name}):
-            metadata = _metadata(token)
-        call = method(request, metadata=metadata, timeout=_time_left(timeout))
         async for response in call:
             yield response
         code = "OK"
@@ -108,6 +115,6 @@ async def stream(method: Any, request: Any, *, token: str, timeout: float) -> As
         code = error.code().name
         raise from_rpc_error(error) from error
     finally:
-        if call is not None and code == "CANCELLED":
+        if code == "CANCELLED":
             call.cancel()
-        CLIENT.observe(name, code, time.perf_counter() - started)
+        _end(span, name, code, started)

@@ -4,9 +4,8 @@ One interceptor does all five, for each more would cost a task switch and a wrap
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
@@ -15,7 +14,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
 from slipway_chassis.caller import Caller, bind_caller
 from slipway_chassis.deadline import bind_deadline
-from slipway_chassis.errors import InvalidArgument, SlipwayError
+from slipway_chassis.errors import ErrorKind, InvalidArgument, SlipwayError
 from slipway_chassis.grpc_errors import DETAILS_KEY, code_of, to_status
 from slipway_chassis.logs import get_logger
 from slipway_chassis.postgres import as_domain_error
@@ -24,7 +23,8 @@ from slipway_chassis.tokens import InvalidToken
 
 _log = get_logger(__name__)
 _HEALTH = "/grpc.health.v1.Health/"
-_BEARER = "bearer "
+# Codes that say that the server is at fault (OpenTelemetry, RPC conventions); the others are the caller's.
+_SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class Verifier(Protocol):
@@ -39,14 +39,6 @@ class DeadlineRequired(InvalidArgument):
     """The call has no deadline: without one it could hold its resources for ever."""
 
     reason = "DEADLINE_REQUIRED"
-
-
-@dataclass
-class _Outcome:
-    code: str = "OK"
-    error: SlipwayError | None = None
-    raised: BaseException | None = None
-    started: float = field(default_factory=time.perf_counter)
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
@@ -88,32 +80,45 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             )
             return make(self._streaming(method, behaviour), **codec)
         behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
         return make(self._unary(method, behaviour), **codec)
 
     def _unary(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[..., Any]:
         async def handle(request: Any, context: Any) -> Any:
-            outcome = _Outcome()
-            response = None
-            with self._scope(method, context, outcome):
+            rpc = _Rpc(method, context)
+            try:
                 self._admit(method, context)
                 response = await behaviour(request, context)
-            if outcome.error is not None or outcome.raised is not None:
-                await _abort(context, outcome)
+                rpc.code = "OK"
+            except grpc.aio.AbortError:
+                rpc.code = rpc.aborted_code()
+                raise
+            except Exception as error:  # noqa: BLE001 - the one place where every error becomes a status
+                response = await rpc.fail(error)
+            finally:
+                rpc.end()
             return response
 
         return handle
 
-    def _streaming(self, method: str, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[..., Any]:
+    def _streaming(self, method: str, behaviour: Callable[[Any, Any], AsyncGenerator[Any, None]]) -> Callable[..., Any]:
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            outcome = _Outcome()
-            with self._scope(method, context, outcome):
+            rpc = _Rpc(method, context)
+            try:
                 self._admit(method, context)
-                async with aclosing(behaviour(request, context)) as responses:  # type: ignore[type-var]
+                async with aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         yield response
-            if outcome.error is not None or outcome.raised is not None:
-                await _abort(context, outcome)
+                rpc.code = "OK"
+            except grpc.aio.AbortError:
+                rpc.code = rpc.aborted_code()
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                await rpc.fail(error)
+            finally:
+                rpc.end()
 
         return handle
 
@@ -125,3 +130,56 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if method not in self._public:
             token = _bearer(context)
             bind_caller(self._verifier.verify(token), token)
+
+
+class _Rpc:
+    """One call: its span, its outcome, its status."""
+
+    def __init__(self, method: str, context: Any) -> None:
+        self._method = method
+        self._context = context
+        self._started = time.perf_counter()
+        # What a call ends with that neither returns nor raises an Exception: its task was cancelled.
+        self.code = "CANCELLED"
+        self._span = telemetry.start_span(
+            method,
+            kind=SpanKind.SERVER,
+            parent=telemetry.extract(context.invocation_metadata() or ()),
+            attributes={"rpc.system": "grpc", "rpc.method": method.lstrip("/")},
+        )
+        # gRPC runs every call in a task of its own, so there is nothing to restore at the end.
+        telemetry.make_current(self._span)
+
+    def aborted_code(self) -> str:
+        """Code of a handler that set its status by itself."""
+        code = self._context.code()
+        return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+
+    async def fail(self, error: Exception) -> None:
+        """Answer with the status of ``error``; always raises."""
+        domain_error = error if isinstance(error, SlipwayError) else as_domain_error(error)
+        status = to_status(domain_error or error, telemetry.current_trace_id())
+        kind = domain_error.kind if domain_error else ErrorKind.INTERNAL
+        code = code_of(kind)
+        self.code = code.name
+        if kind is ErrorKind.INTERNAL:
+            _log.error("rpc.failed", method=self._method, exc_info=error)
+        elif kind is ErrorKind.UNAVAILABLE:
+            _log.warning("rpc.unavailable", method=self._method, error=str(error), cause=repr(error.__cause__))
+        await self._context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+    def end(self) -> None:
+        """Count the call and end its span."""
+        SERVER.observe(self._method, self.code, time.perf_counter() - self._started)
+        if self._span.is_recording():
+            self._span.set_attribute("rpc.grpc.status_code", grpc.StatusCode[self.code].value[0])
+            if self.code in _SERVER_FAULTS:
+                self._span.set_status(Status(StatusCode.ERROR, self.code))
+        self._span.end()
+
+
+def _bearer(context: Any) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str) and value[:7].lower() == "bearer ":
+            return value[7:]
+    raise InvalidToken("the call carries no caller token")

@@ -79,4 +79,4 @@ def configure_logging(service: str, level: str = "INFO") -> None:
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger; events are dotted names (``outbox.publish_failed``), facts are keyword arguments."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(component=name)

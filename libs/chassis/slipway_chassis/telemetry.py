@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -21,6 +21,8 @@ from slipway_chassis.logs import configure_logging
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+
+Attributes = Mapping[str, str | int | float | bool]
 
 registry = CollectorRegistry()
 """All metrics of the process; ``/metrics`` shows it."""
@@ -70,10 +72,10 @@ def current_trace_id() -> str:
     return format(context.trace_id, "032x") if context.is_valid else ""
 
 
-def inject() -> dict[str, str]:
-    """The W3C headers of the current span, for gRPC metadata, HTTP and bus headers."""
+def inject(span: Span | None = None) -> dict[str, str]:
+    """The W3C headers of ``span`` or the current one, for gRPC metadata, HTTP and bus headers."""
     headers: dict[str, str] = {}
-    _propagator.inject(headers)
+    _propagator.inject(headers, context=trace.set_span_in_context(span) if span else None)
     return headers
 
 
@@ -84,31 +86,38 @@ def extract(headers: Mapping[str, str] | Iterable[tuple[str, str | bytes]]) -> "
     return _propagator.extract(carrier, context=otel_context.Context())
 
 
+def start_span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    parent: "Context | None" = None,
+    attributes: Attributes | None = None,
+) -> Span:
+    """A span that is not yet the current one; child of ``parent`` or else of the current span, or a trace's root.
+
+    Whoever starts it ends it. With telemetry off it only carries the ids.
+    """
+    if _provider is not None:
+        return tracer().start_span(name, context=parent, kind=kind, attributes=attributes)
+    above = trace.get_current_span(parent).get_span_context()
+    trace_id = above.trace_id if above.is_valid else _random.getrandbits(128) or 1
+    return NonRecordingSpan(SpanContext(trace_id, _random.getrandbits(64) or 1, False, above.trace_flags))
+
+
+def make_current(span: Span) -> None:
+    """Make ``span`` the current one for the rest of the task."""
+    otel_context.attach(trace.set_span_in_context(span))
+
+
 @contextmanager
 def span(
     name: str,
     *,
     kind: SpanKind = SpanKind.INTERNAL,
     parent: "Context | None" = None,
-    attributes: Mapping[str, str | int | float | bool] | None = None,
+    attributes: Attributes | None = None,
 ) -> Iterator[Span]:
-    """A span around the block; child of ``parent`` or else of the current one, or the root of a new trace.
-
-    Exceptions pass through and mark the span as failed. With telemetry off only the trace id is kept.
-    """
-    if _provider is None:
-        current = trace.get_current_span(parent)
-        if not current.get_span_context().is_valid:
-            current = NonRecordingSpan(
-                SpanContext(_random.getrandbits(128) or 1, _random.getrandbits(64) or 1, False, TraceFlags(0))
-            )
-        reset = otel_context.attach(trace.set_span_in_context(current))
-        try:
-            yield current
-        finally:
-            otel_context.detach(reset)
-        return
-    with tracer().start_as_current_span(
-        name, context=parent, kind=kind, attributes=attributes, record_exception=False
-    ) as current:
-        yield current
+    """A current span around the block (see ``start_span``). An exception marks it as failed and passes through."""
+    started = start_span(name, kind=kind, parent=parent, attributes=attributes)
+    with trace.use_span(started, end_on_exit=True, record_exception=False):
+        yield started

@@ -1,0 +1,191 @@
+"""The life of a service process: start, serve, report health, drain, stop."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from prometheus_client import Counter
+
+from slipway_chassis import telemetry
+from slipway_chassis.channel import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
+from slipway_chassis.interceptors import ServerInterceptor
+from slipway_chassis.logs import get_logger
+from slipway_chassis.ops_http import OpsServer
+from slipway_chassis.settings import CoreSettings
+from slipway_chassis.tokens import CallerTokenVerifier
+
+_log = get_logger(__name__)
+_restarts = Counter(
+    "slipway_background_restarts",
+    "Background tasks that failed and were restarted",
+    ["task"],
+    registry=telemetry.registry,
+)
+
+Background = Callable[[], Awaitable[None]]
+Check = Callable[[], Awaitable[None]]
+Register = Callable[[grpc.aio.Server], Sequence[str]]
+
+_SERVER_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    # Clients keep idle connections alive every 30 s, more often than gRPC puts up with by itself.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A second process on the same port would silently take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Clients look names up again when a connection ends: so they find servers that were added.
+    ("grpc.max_connection_age_ms", 600_000),
+]
+_CHECK_EVERY = 5.0  # seconds between readiness checks
+_CHECK_TIMEOUT = 3.0
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 30.0
+_STEADY = 60.0  # seconds after which a background task counts as healthy again
+
+
+async def run_service(
+    name: str,
+    settings: CoreSettings,
+    *,
+    servicers: Register,
+    background: Mapping[str, Background] | None = None,
+    readiness: Mapping[str, Check] | None = None,
+    public_methods: frozenset[str] = frozenset(),
+    on_stop: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    ``servicers`` adds its servicers to the server and answers with their full names. ``background`` coroutines run
+    beside it: one that fails is logged, counted and started again with back-off. ``readiness`` checks raise while
+    something is missing; health and /readyz follow them. ``public_methods`` need no caller token. ``on_stop`` is last.
+
+    Logs ``service.started`` with the bound ports, then ``service.ready`` when all checks first pass. At the signal:
+    health says NOT_SERVING, new calls are refused, calls in flight get ``shutdown_grace`` seconds, background tasks are
+    cancelled. Raises OSError if an address cannot be bound.
+    """
+    telemetry.setup(name, settings.otlp_endpoint, settings.log_level)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+
+    verifier = CallerTokenVerifier(settings.caller_jwks_file)
+    server = grpc.aio.server(interceptors=[ServerInterceptor(verifier, public_methods)], options=_SERVER_OPTIONS)
+    health = _Health(servicers(server), readiness or {})
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    ports = {"grpc": _bind(server, settings.grpc_listen)}
+    ops = OpsServer(lambda: health.missing)
+    ops_host, _, ops_port = settings.metrics_listen.rpartition(":")
+    ports["metrics"] = await ops.start(ops_host.strip("[]"), int(ops_port))
+    await server.start()
+    _log.info("service.started", **ports)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_keep_running(task, run)) for task, run in (background or {}).items()]
+            tasks.append(group.create_task(health.watch(lambda: _log.info("service.ready", **ports))))
+            await stopping.wait()
+            _log.info("service.stopping")
+            await health.stop()
+            await server.stop(settings.shutdown_grace)
+            for task in tasks:
+                task.cancel()
+    finally:
+        await server.stop(None)
+        await ops.close()
+        if on_stop is not None:
+            await on_stop()
+        telemetry.shutdown()
+    _log.info("service.stopped")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a service's main coroutine on uvloop: the entry point of every ``main.py``."""
+    import uvloop
+
+    uvloop.run(main)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}") from error
+    return port
+
+
+async def _keep_running(name: str, run: Background) -> None:
+    delay = _BACKOFF_FIRST
+    while True:
+        started = time.monotonic()
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the task is needed
+            _restarts.labels(name).inc()
+            if time.monotonic() - started > _STEADY:
+                delay = _BACKOFF_FIRST
+            _log.error("background.failed", task=name, retry_in=round(delay, 1), exc_info=error)
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            delay = min(delay * 2, _BACKOFF_MOST)
+        else:
+            _log.info("background.ended", task=name)
+            return
+
+
+class _Health:
+    """Runs the readiness checks and tells the gRPC health service."""
+
+    def __init__(self, services: Sequence[str], checks: Mapping[str, Check]) -> None:
+        self.servicer = health_aio.HealthServicer()
+        self.missing: dict[str, str] = dict.fromkeys(checks, "not checked yet") or {"service": "starting"}
+        self._services = ("", *services)
+        self._checks = checks
+        self._serving: bool | None = None
+
+    async def watch(self, on_ready: Callable[[], None]) -> None:
+        """Check for ever; calls ``on_ready`` when all checks first pass."""
+        announced = False
+        while True:
+            answers = await asyncio.gather(*(self._check(check) for check in self._checks.values()))
+            missing = {name: answer for name, answer in zip(self._checks, answers, strict=True) if answer}
+            if missing != self.missing and missing:
+                _log.warning("service.not_ready", missing=missing)
+            self.missing = missing
+            await self._tell(not missing)
+            if not missing and not announced:
+                announced = True
+                on_ready()
+            # Until everything is there for the first time, starting up waits for this loop.
+            await asyncio.sleep(_CHECK_EVERY if announced else 0.5)
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING from now on."""
+        self.missing = {"service": "stopping"}
+        await self.servicer.enter_graceful_shutdown()
+
+    @staticmethod
+    async def _check(check: Check) -> str:
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT):
+                await check()
+        except TimeoutError:
+            return f"no answer in {_CHECK_TIMEOUT:g} s"
+        except Exception as error:  # noqa: BLE001 - any failure means that it is missing
+            # Only the type: what an error says may name addresses and users.
+            return type(error).__name__
+        return ""
+
+    async def _tell(self, serving: bool) -> None:
+        if serving == self._serving:
+            return
+        self._serving = serving
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for service in self._services:
+            await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
