@@ -1,0 +1,27 @@
+"""Errors of the tools service that several of its modules raise."""
+
+from slipway_chassis.errors import InvalidArgument, NotFound, ResourceExhausted
+
+
+class QueueFull(ResourceExhausted):
+    """Too many calls run and wait already; try again after the time given."""
+
+    reason = "TOOL_QUEUE_FULL"
+
+
+class ToolNotFound(NotFound):
+    """The tenant has no tool of that name."""
+
+    reason = "TOOL_NOT_FOUND"
+
+
+class InvalidTool(InvalidArgument):
+    """The declaration of a tool is wrong; the violations say where."""
+
+    reason = "INVALID_TOOL"
+
+
+class InvalidToolArguments(InvalidArgument):
+    """The arguments do not fit the tool's schema; the violations are JSON pointers into them."""
+
+    reason = "INVALID_TOOL_ARGUMENTS"
