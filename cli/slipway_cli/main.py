@@ -7,12 +7,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from slipway_cli.commands import agents, approvals, audit, identity, knowledge, money, runs, tools
+
 app = typer.Typer(
     name="slipway",
     help="Take AI agents from prototype to production: run, ship, approve, and prove what happened.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(agents.app, name="agents")
+app.command()(runs.run)
+app.add_typer(runs.app, name="runs")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(knowledge.app, name="knowledge")
+app.add_typer(tools.app, name="tools")
+app.add_typer(money.app, name="models")
+app.command()(money.usage)
+app.add_typer(audit.app, name="audit")
+app.command()(identity.login)
+app.command()(identity.token)
+app.command()(identity.whoami)
 
 
 @app.command()

@@ -1,0 +1,99 @@
+"""`slipway audit …`: evidence, and its verification with no server at all."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from slipway_evidence.note import NoteError, VerifierKey
+from slipway_evidence.verify import verify as verify_bundle
+
+from slipway_cli import session
+from slipway_cli.output import USAGE, console, errors, exit_codes, fail, print_json
+from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+
+app = typer.Typer(help="The tamper-evident log and its evidence.", no_args_is_help=True)
+
+_Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+
+
+@app.command()
+def export(
+    run_id: Annotated[str, typer.Argument(help="Id of the run.")],
+    output: _Output,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Write the evidence bundle of a run to a file."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        bundle = client.audit.evidence(run_id)
+    _write(output, bundle)
+    console.print(f"{output}: {len(bundle)} bytes")
+
+
+@app.command()
+def key(
+    output: _Output,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Write the public verifier key of the log to a file; better still, get it from somebody you trust."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        verifier_key = str(client.audit.checkpoint().model_dump()["verifier_key"])
+    _write(output, (verifier_key + "\n").encode())
+    console.print(verifier_key, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="The evidence bundle.", exists=True, dir_okay=False)],
+    key_file: Annotated[
+        Path, typer.Option("--key", help="File with the log's verifier key.", exists=True, dir_okay=False)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a bundle offline. Exit code 0: all holds; 1: something does not; 3: it holds so far but is incomplete."""
+    try:
+        verifier = VerifierKey.parse(key_file.read_text().strip())
+    except (NoteError, UnicodeDecodeError) as error:
+        fail(f"{key_file} holds no verifier key: {error}", USAGE)
+    report = verify_bundle(file.read_bytes(), verifier)
+    finding, summary = report.finding, report.summary
+    if as_json:
+        print_json(
+            {
+                "outcome": report.outcome.value,
+                "finding": finding and {"code": finding.code, "message": finding.message, "position": finding.position},
+                "summary": summary
+                and {
+                    "tenant": summary.tenant,
+                    "run_id": summary.run_id,
+                    "entries": summary.entries,
+                    "journal_events": summary.journal_events,
+                    "records": summary.records,
+                    "decisions": summary.decisions,
+                    "erased": list(summary.erased),
+                    "tree_size": summary.head.size,
+                },
+            }
+        )
+    else:
+        if finding is not None:
+            errors.print(f"{finding.code} at {finding.position or '/'}: {finding.message}", style="red", markup=False)
+        if summary is not None:
+            console.print(
+                f"{report.outcome.value}: {summary.run_id} of {summary.tenant}, {summary.entries} events verified "
+                f"({summary.journal_events} of the journal, {summary.records} records, {summary.decisions} decisions) "
+                f"in a log of {summary.head.size}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    raise typer.Exit(report.exit_status)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        fail(f"{file} cannot be written: {error.strerror}", USAGE)

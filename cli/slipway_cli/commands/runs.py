@@ -1,0 +1,149 @@
+"""`slipway run` and `slipway runs …`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from slipway_client import Client, Run, RunEvent
+
+from slipway_cli import session
+from slipway_cli.output import FAILED, USAGE, console, exit_codes, fail, print_json, show_many, show_one
+from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+
+app = typer.Typer(help="Runs of agents.", no_args_is_help=True)
+
+_Run = Annotated[str, typer.Argument(help="Id of the run, run_….")]
+_Input = Annotated[str, typer.Option("--input", help="JSON text, or @FILE with JSON.")]
+_Label = Annotated[list[str] | None, typer.Option("--label", help="name=value, as often as needed.")]
+
+
+def run(
+    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
+    input_text: _Input,
+    version: Annotated[int | None, typer.Option(help="Version; by default the one in production.")] = None,
+    label: _Label = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Print events until the run ends.")] = False,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run. With --follow the exit code is 1 when it does not succeed."""
+    labels = dict(_pair(one) for one in label or ())
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        started = client.runs.start(agent, parse_input(input_text), version=version, labels=labels or None)
+        if follow:
+            _follow(client, started.run_id, as_json=as_json)
+        else:
+            show_one(started, as_json=as_json)
+
+
+@app.command("list")
+def list_(
+    agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only runs in this state, e.g. WAITING_APPROVAL.")] = None,
+    limit: Annotated[int, typer.Option(help="Most runs.", min=1)] = 50,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        runs = (one for one, _ in zip(client.runs.list(agent=agent, state=state), range(limit), strict=False))
+        columns = ("run_id", "agent", "version", "state", "caller", "create_time")
+        show_many(runs, columns, as_json=as_json, key="runs")
+
+
+@app.command()
+def show(
+    run_id: _Run,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one run."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        show_one(client.runs.get(run_id), as_json=as_json)
+
+
+@app.command()
+def watch(
+    run_id: _Run,
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a run's events from the first to the terminal one, as they come."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        _follow(client, run_id, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    run_id: _Run,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    user: AsOption = None,
+    url: UrlOption = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a run to stop."""
+    with exit_codes(), session.connect(data_dir, user, url) as client:
+        show_one(client.runs.cancel(run_id, reason), as_json=as_json)
+
+
+def parse_input(text: str) -> Any:
+    """JSON text, or the JSON in a file when the text is @FILE."""
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except OSError as error:
+        fail(f"the input file cannot be read: {error}", USAGE)
+    except json.JSONDecodeError as error:
+        fail(f"the input is no JSON: {error}", USAGE)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        fail(f"a label is name=value, not {text!r}", USAGE)
+    return name, value
+
+
+def _follow(client: Client, run_id: str, *, as_json: bool) -> None:
+    for event in client.runs.follow(run_id):
+        if event.kind == "model.delta":
+            continue
+        if as_json:
+            print_json(event.model_dump(mode="json"))
+        else:
+            _print_event(event)
+    ended = client.runs.get(run_id)
+    if not as_json:
+        _print_end(ended)
+    if ended.state != "SUCCEEDED":
+        raise typer.Exit(FAILED)
+
+
+def _print_event(event: RunEvent) -> None:
+    time = event.time.astimezone().strftime("%H:%M:%S") if event.time else ""
+    text = json.dumps(event.data, ensure_ascii=False) if event.data else ""
+    step = event.step_id or ""
+    console.print(
+        f"[dim]{event.seq:>4} {time}[/] [cyan]{escape(event.kind):<20}[/] [bold]{escape(step):<12}[/] "
+        f"{escape(text[:400])}{'…' if len(text) > 400 else ''}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_end(ended: Run) -> None:
+    if ended.error:
+        step = f" in step {ended.error.step}" if ended.error.step else ""
+        console.print(f"[red]{ended.state}[/]{step}: {escape(ended.error.message)} ({ended.error.code})")
+    else:
+        console.print(f"[green]{ended.state}[/] {escape(json.dumps(ended.output, ensure_ascii=False))}")

@@ -1,0 +1,117 @@
+"""Tables for people, JSON for programs, and exit codes that mean something."""
+
+import json
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import NoReturn
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from slipway_client import (
+    ApiError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+
+from slipway_cli.session import NotSignedInError
+
+FAILED = 1
+USAGE = 2
+DENIED = 3
+NOT_FOUND = 4
+CONFLICT = 5
+UNREACHABLE = 6
+
+_EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (UnauthenticatedError, DENIED),
+    (PermissionDeniedError, DENIED),
+    (NotFoundError, NOT_FOUND),
+    (ConflictError, CONFLICT),
+    (InvalidRequestError, USAGE),
+    (ApiError, FAILED),
+    (NotSignedInError, DENIED),
+    (ConnectionFailedError, UNREACHABLE),
+)
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@contextmanager
+def exit_codes() -> Generator[None]:
+    """Turns what went wrong into a sentence and an exit code."""
+    try:
+        yield
+    except (ApiError, NotSignedInError, ConnectionFailedError) as error:
+        fail(str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+
+
+def fail(sentence: str, code: int = FAILED) -> NoReturn:
+    """Ends the command with a sentence on standard error."""
+    errors.print(f"slipway: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_one(record: BaseModel, *, as_json: bool) -> None:
+    """One record: all of it as JSON, or its fields, a line each."""
+    values = record.model_dump(mode="json")
+    if as_json:
+        print_json(values)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        if value not in (None, "", [], {}):
+            table.add_row(name, escape(_text(value)))
+    console.print(table)
+
+
+def show_many(records: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool, key: str) -> None:
+    """Many records: all as JSON under `key`, or the named columns as a table."""
+    rows = [record.model_dump(mode="json") for record in records]
+    if as_json:
+        print_json({key: rows})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+    console.print(table if rows else "[dim]none[/]")
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return _local_time(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _local_time(text: str) -> str:
+    """A UTC time as people read it; any other text as it is."""
+    if len(text) >= 20 and text[10] == "T" and text.endswith("Z"):
+        try:
+            return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        except ValueError:
+            return text
+    return text

@@ -1,0 +1,105 @@
+"""Which gateway, and as whom: from options, environment, the running stack, or the last `slipway login`."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from slipway_client import Client
+
+from slipway_cli.supervisor.data_dir import StackState, read_state, write_private
+
+DataDirOption = Annotated[
+    Path, typer.Option("--data-dir", envvar="SLIPWAY_DATA_DIR", help="Data directory of the stack on this machine.")
+]
+AsOption = Annotated[
+    str | None, typer.Option("--as", envvar="SLIPWAY_AS", help="User of the development realm to act as.")
+]
+UrlOption = Annotated[str | None, typer.Option("--url", envvar="SLIPWAY_URL", help="Address of the gateway.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DEFAULT_DATA_DIR = Path(".slipway")
+
+
+class NotSignedInError(Exception):
+    """Nobody is signed in, or no stack is running; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    ends: float
+
+
+class DevelopmentSignIn:
+    """Access tokens from the development issuer, renewed before they end."""
+
+    def __init__(self, issuer: str, user: str, password: str | None = None) -> None:
+        self._issuer = issuer
+        self._user = user
+        # In the development realm that ships with Slipway everybody's password is the user name.
+        self._password = user if password is None else password
+        self._token: _Token | None = None
+
+    def __call__(self) -> str:
+        """A token that is good for at least another 30 seconds. Raises NotSignedInError when it is refused."""
+        if self._token is None or self._token.ends < time.monotonic() + 30:
+            self._token = self._sign_in()
+        return self._token.text
+
+    def _sign_in(self) -> _Token:
+        form = {
+            "grant_type": "password",
+            "client_id": "slipway-cli",
+            "username": self._user,
+            "password": self._password,
+            "scope": "openid",
+        }
+        try:
+            answer = httpx.post(f"{self._issuer}/protocol/openid-connect/token", data=form, trust_env=False, timeout=10)
+        except httpx.TransportError as error:
+            raise NotSignedInError(f"the development issuer at {self._issuer} does not answer: {error}") from error
+        if answer.status_code != 200:
+            raise NotSignedInError(f"the development issuer refused {self._user!r}: wrong user or password")
+        body = answer.json()
+        return _Token(body["access_token"], time.monotonic() + body["expires_in"])
+
+
+def stack(data_dir: Path) -> StackState:
+    """The running stack. Raises NotSignedInError when there is none."""
+    state = read_state(data_dir)
+    if state is None:
+        raise NotSignedInError(
+            f"no stack is running with its data in {data_dir}: start one with `slipway up`, name its folder with "
+            "--data-dir, or name a gateway with --url (and a token in SLIPWAY_TOKEN)"
+        )
+    return state
+
+
+def remember(data_dir: Path, user: str, password: str | None) -> None:
+    """Keeps who is signed in, for later commands."""
+    write_private(data_dir / "login.json", json.dumps({"user": user, "password": password}))
+
+
+def token_source(data_dir: Path, user: str | None) -> str | Callable[[], str]:
+    """A token, or what makes tokens: SLIPWAY_TOKEN first, then `user`, then who signed in last."""
+    if user is None and (token := os.environ.get("SLIPWAY_TOKEN")):
+        return token
+    password = None
+    if user is None:
+        try:
+            login = json.loads((data_dir / "login.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            raise NotSignedInError("nobody is signed in: use --as USER, `slipway login`, or SLIPWAY_TOKEN") from None
+        user, password = str(login["user"]), login["password"]
+    return DevelopmentSignIn(stack(data_dir).issuer, user, password)
+
+
+def connect(data_dir: Path = DEFAULT_DATA_DIR, user: str | None = None, url: str | None = None) -> Client:
+    """A client of the gateway that is meant."""
+    address = url or os.environ.get("SLIPWAY_URL")
+    return Client(address or stack(data_dir).url, token_source(data_dir, user))
