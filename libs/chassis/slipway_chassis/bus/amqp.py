@@ -1,0 +1,139 @@
+"""The bus over RabbitMQ: quorum queues with publisher confirms, exclusive queues for the broadcast.
+
+Needs RabbitMQ 3.10 or later and permission to declare exchanges and queues in its virtual host. A handler must end
+within the broker's delivery acknowledgement timeout (30 minutes by default).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
+
+from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.exceptions import ChannelClosed
+
+from slipway_chassis.bus.amqp_broadcast import AmqpBroadcast
+from slipway_chassis.bus.amqp_consumer import QueueConsumer
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink
+from slipway_chassis.bus.amqp_topology import Names, declare_dead, declare_group, declare_topic, decode, encode
+from slipway_chassis.bus.message import Message, check_group, check_name, check_publishable
+from slipway_chassis.bus.protocol import Handler
+from slipway_chassis.errors import Unavailable
+
+_CONFIRM_SECONDS = 10.0
+
+
+class AmqpBus:
+    """Adapter of the Bus protocol."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._namespace = namespace
+        # Apart, because the broker stops reading from connections that publish when it runs short of memory:
+        # acknowledgements must get through then.
+        self._publishing = AmqpLink(url, f"{namespace} publisher")
+        self._consuming = AmqpLink(url, f"{namespace} consumer")
+        self._broadcast = AmqpBroadcast(self._publishing, self._consuming, f"{namespace}#broadcast")
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    async def publish(self, message: Message) -> None:
+        """See Bus.publish."""
+        check_publishable(message)
+        try:
+            try:
+                await self._publish(message)
+            except ChannelClosed:
+                # The topology was deleted since it was declared on this channel: declare it again, once.
+                await self._publish(message)
+        except AMQP_ERRORS as error:
+            raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
+
+    async def _publish(self, message: Message) -> None:
+        exchange = await self._exchange(message.topic)
+        await exchange.publish(encode(message), routing_key="", mandatory=True, timeout=_CONFIRM_SECONDS)
+
+    async def _exchange(self, topic: str) -> AbstractExchange:
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            channel = self._channel = await self._publishing.channel()
+            self._exchanges = {}
+        if topic not in self._exchanges:
+            self._exchanges[topic] = await declare_topic(channel, Names(self._namespace, topic))
+        return self._exchanges[topic]
+
+    async def consume(
+        self, topic: str, group: str, handler: Handler, *, concurrency: int = 8, max_deliveries: int = 5
+    ) -> None:
+        """See Bus.consume."""
+        consumer = QueueConsumer(
+            self._consuming,
+            self._names(topic, group),
+            handler=handler,
+            concurrency=concurrency,
+            max_deliveries=max_deliveries,
+        )
+        await consumer.run()
+
+    async def dead_letters(self, topic: str, group: str, limit: int) -> list[Message]:
+        """See Bus.dead_letters. They are taken and given back: two readers at once may each see a part."""
+        found: list[Message] = []
+        try:
+            channel = await self._consuming.channel()
+            try:
+                queue = await declare_dead(channel, self._names(topic, group))
+                while len(found) < limit and (incoming := await queue.get(fail=False)) is not None:
+                    found.append(decode(incoming))
+            finally:
+                with suppress(*AMQP_ERRORS):
+                    await channel.close()
+        except AMQP_ERRORS as error:
+            raise Unavailable("bus: dead letters can't be read") from error
+        return found
+
+    async def replay_dead(self, topic: str, group: str) -> int:
+        """See Bus.replay_dead. Each letter is acknowledged when its copy is confirmed, so that none is lost."""
+        names = self._names(topic, group)
+        replayed = 0
+        try:
+            channel = await self._consuming.channel()
+            try:
+                await declare_group(channel, names)
+                queue = await declare_dead(channel, names)
+                # Letters that come meanwhile stay: a message that fails at once would be replayed for ever.
+                present = queue.declaration_result.message_count or 0
+                while replayed < present and (incoming := await queue.get(fail=False)) is not None:
+                    copy = encode(decode(incoming))
+                    await channel.default_exchange.publish(copy, names.queue, mandatory=True, timeout=_CONFIRM_SECONDS)
+                    await incoming.ack()
+                    replayed += 1
+            finally:
+                with suppress(*AMQP_ERRORS):
+                    await channel.close()
+        except AMQP_ERRORS as error:
+            raise Unavailable(f"bus: replay stopped after {replayed} messages") from error
+        return replayed
+
+    async def broadcast(self, channel: str, data: bytes) -> None:
+        """See Bus.broadcast."""
+        await self._broadcast.publish(channel, data)
+
+    def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """See Bus.subscribe."""
+        return self._broadcast.subscribe(channel)
+
+    async def ping(self) -> None:
+        """See Bus.ping."""
+        try:
+            channel = await self._publishing.channel(confirms=False)
+            await channel.close()
+        except AMQP_ERRORS as error:
+            raise Unavailable("bus: RabbitMQ does not answer") from error
+
+    async def close(self) -> None:
+        """See Bus.close."""
+        await self._broadcast.close()
+        await self._publishing.close()
+        await self._consuming.close()
+
+    def _names(self, topic: str, group: str) -> Names:
+        check_name("topic", topic)
+        check_group(group)
+        return Names(self._namespace, topic, group)

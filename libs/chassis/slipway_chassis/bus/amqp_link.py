@@ -1,0 +1,56 @@
+"""One AMQP connection, opened when first needed and opened again after it was lost."""
+
+import asyncio
+from contextlib import suppress
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from pamqp.exceptions import PAMQPException
+
+AMQP_ERRORS = (AMQPError, ChannelInvalidStateError, PAMQPException, OSError, TimeoutError)
+"""What a broker that is away, goes away or refuses looks like. (ConnectionError is an OSError.)"""
+
+_CONNECT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 15
+
+
+class AmqpLink:
+    """Reconnecting is left to whoever needs the connection: the library's own way knows nothing of back-off."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._connection: AbstractConnection | None = None
+        self._lock = asyncio.Lock()
+
+    async def channel(self, *, confirms: bool = True) -> AbstractChannel:
+        """A new open channel; with `confirms` an unroutable mandatory message raises. Raises one of AMQP_ERRORS."""
+        connection = await self._connected()
+        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await channel.initialize()
+        return channel
+
+    async def close(self) -> None:
+        """Closes the connection, and with it all its channels."""
+        async with self._lock:
+            await self._discard()
+
+    async def _connected(self) -> AbstractConnection:
+        async with self._lock:
+            if self._connection is None or not self._connection.connected.is_set():
+                await self._discard()
+                self._connection = await aio_pika.connect(
+                    self._url,
+                    timeout=_CONNECT_SECONDS,
+                    heartbeat=_HEARTBEAT_SECONDS,
+                    client_properties={"connection_name": self._name},
+                )
+            return self._connection
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*AMQP_ERRORS):
+                await connection.close()
