@@ -36,13 +36,16 @@ def up(
     workers: Annotated[int, typer.Option(help="Orchestrator workers.", min=1, max=16)] = 2,
     servers: Annotated[Path | None, typer.Option(help="YAML file with URLs of real servers.")] = None,
     config: Annotated[Path | None, typer.Option(help="Folder with policies/, realm/ and catalogue/.")] = None,
+    allow_http: Annotated[
+        list[str] | None, typer.Option(help="host:port on a private address that HTTP tools may call; may be repeated.")
+    ] = None,
     tour: Annotated[bool, typer.Option("--tour", help="Take one real agent run through the stack.")] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C."""
     from slipway_cli.supervisor.plan import Options
     from slipway_cli.supervisor.refusal import StartRefusedError
     from slipway_cli.supervisor.servers_file import RealServers, read_servers
-    from slipway_cli.supervisor.up import default_config
+    from slipway_cli.supervisor.up import default_config, with_tour
     from slipway_cli.supervisor.up import up as run
 
     console = Console()
@@ -52,9 +55,9 @@ def up(
             workers=workers,
             config=(config or default_config()).absolute(),
             servers=read_servers(servers) if servers else RealServers(),
+            allow_http=tuple(allow_http or ()),
         )
-        script = Path(__file__).resolve().parents[2] / "examples" / "refund-desk" / "tour.py" if tour else None
-        status = asyncio.run(run(data_dir, options, tour=script, console=console))
+        status = asyncio.run(run(data_dir, with_tour(options) if tour else options, console=console))
     except StartRefusedError as refused:
         Console(stderr=True).print(f"slipway: {refused}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2) from None

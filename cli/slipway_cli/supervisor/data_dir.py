@@ -41,6 +41,8 @@ class Secrets:
     postgres: str
     valkey: str
     local_models: str
+    # Token of the example's ledger, which the tools service sends by reference.
+    ledger: str
     # By service: database password, service-principal secret, and the key that wraps subject keys (base64, 32 bytes).
     databases: dict[str, str]
     services: dict[str, str]
@@ -100,6 +102,7 @@ class DataDir:
             postgres=secrets.token_urlsafe(24),
             valkey=secrets.token_urlsafe(24),
             local_models=secrets.token_urlsafe(24),
+            ledger=secrets.token_urlsafe(24),
             databases={name: secrets.token_urlsafe(24) for name in SERVICES},
             services={name: secrets.token_urlsafe(32) for name in SERVICES},
             data_keys={name: base64.b64encode(secrets.token_bytes(32)).decode() for name in SERVICES},

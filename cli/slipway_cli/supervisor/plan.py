@@ -27,6 +27,14 @@ _PEERS = {
 
 
 @dataclass(frozen=True)
+class Tour:
+    """A script that is run against the ready stack."""
+
+    script: Path
+    ledger_port: int
+
+
+@dataclass(frozen=True)
 class Options:
     """What the user asked for."""
 
@@ -34,6 +42,10 @@ class Options:
     workers: int
     config: Path
     servers: RealServers
+    # host:port of private addresses that declared HTTP tools may call; all others must be public.
+    allow_http: tuple[str, ...] = ()
+    # The tour to take once the stack is ready, and the port of the ledger that it posts to.
+    tour: Tour | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,8 @@ class _Planner:
         own = {
             "memory": {"OBJECTS_URL": f"file://{self._folder('objects')}"},
             "tools": {
-                "SECRETS_FILE": str(self._secrets_file("tools")),
+                "SECRETS_FILE": str(self._secrets_file("tools", ledger_authorization=f"Bearer {self._secrets.ledger}")),
+                "HTTP_ALLOW": json.dumps(self._options.allow_http),
                 "STATE_DIR": str(self._folder("tools")),
             },
             "audit": {

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,18 +14,18 @@ from rich.console import Console
 from slipway_cli.supervisor.child import run_once
 from slipway_cli.supervisor.data_dir import DataDir, StackState
 from slipway_cli.supervisor.events import Events
-from slipway_cli.supervisor.plan import Options, Plan, make_plan
-from slipway_cli.supervisor.ports import refuse_port_in_use
+from slipway_cli.supervisor.plan import Options, Plan, Tour, make_plan
+from slipway_cli.supervisor.ports import LOOPBACK, free_ports, refuse_port_in_use
 from slipway_cli.supervisor.refusal import StartRefusedError
 from slipway_cli.supervisor.supervise import Supervisor
 
 _LOG_LIMIT = 20 * 1024 * 1024
 
 
-async def up(data_dir: Path, options: Options, *, tour: Path | None, console: Console) -> int:
+async def up(data_dir: Path, options: Options, *, console: Console) -> int:
     """Runs the stack until Ctrl-C (or SIGTERM) and answers with the exit status.
 
-    With a tour the script is run against the ready stack; without a terminal the stack then ends with the tour's
+    With a tour its script is run against the ready stack; without a terminal the stack then ends with the tour's
     status. Raises StartRefusedError when the stack cannot start.
     """
     events = Events(console)
@@ -37,7 +38,7 @@ async def up(data_dir: Path, options: Options, *, tour: Path | None, console: Co
         await _check_sandbox(directory, events)
         _turn_logs(directory)
         plan = await make_plan(directory, options)
-        return await _Stack(directory, plan, events, console).run(tour)
+        return await _Stack(directory, plan, events, console).run(options.tour)
     finally:
         directory.release()
 
@@ -68,7 +69,7 @@ class _Stack:
         self._state = StackState(os.getpid(), plan.url, plan.issuer)
         self._changed = asyncio.Event()
 
-    async def run(self, tour: Path | None) -> int:
+    async def run(self, tour: Tour | None) -> int:
         """From the first process to the last."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ class _Stack:
                 await task
         return work.result() if work in done else 0
 
-    async def _serve(self, tour: Path | None) -> int:
+    async def _serve(self, tour: Tour | None) -> int:
         started = asyncio.get_running_loop().time()
         await self._supervisor.start(self._changed)
         self._state.ready = True
@@ -126,10 +127,14 @@ class _Stack:
             for task in (keeping, touring):
                 task.cancel()
 
-    async def _tour(self, script: Path) -> int:
+    async def _tour(self, tour: Tour) -> int:
         """Runs the tour with the terminal as it is."""
-        env = {**os.environ, "SLIPWAY_DATA_DIR": str(self._directory.path)}
-        process = await asyncio.create_subprocess_exec(sys.executable, script, env=env)
+        env = {
+            **os.environ,
+            "SLIPWAY_DATA_DIR": str(self._directory.path),
+            "SLIPWAY_LEDGER_PORT": str(tour.ledger_port),
+        }
+        process = await asyncio.create_subprocess_exec(sys.executable, tour.script, env=env)
         try:
             return await process.wait()
         finally:
@@ -170,3 +175,10 @@ def default_config() -> Path:
             "by --config"
         )
     return folder
+
+
+def with_tour(options: Options) -> Options:
+    """The options, with the example's tour and leave for its tool to call the ledger on this machine."""
+    (port,) = free_ports(1)
+    script = Path(__file__).resolve().parents[3] / "examples" / "refund-desk" / "tour.py"
+    return replace(options, tour=Tour(script, port), allow_http=(*options.allow_http, f"{LOOPBACK}:{port}"))
