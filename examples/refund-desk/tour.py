@@ -165,9 +165,8 @@ class Tour:
             notes.append(f"{data['duration_ms']} ms")
         if data.get("attempt", 1) and int(data.get("attempt", 1)) > 1:
             notes.append(f"attempt {data['attempt']}")
-        tell(
-            f"[dim]{event.seq:>3} {time_of_day}[/] [cyan]{event.kind:<19}[/] {event.step_id or '':<8} [dim]{', '.join(notes)}[/]"
-        )
+        what = f"[cyan]{event.kind:<19}[/] {event.step_id or '':<8}"
+        tell(f"[dim]{event.seq:>3} {time_of_day}[/] {what} [dim]{', '.join(notes)}[/]")
 
     def _decide(self, run_id: str) -> None:
         pending = next(iter(self._alice.approvals.list(state="pending", run_id=run_id)))
