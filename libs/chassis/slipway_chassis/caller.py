@@ -1,6 +1,6 @@
 """Who is calling: taken from the verified internal token, for the time of one call."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def bind_caller(caller: Caller, token: str) -> None:
 
 
 @contextmanager
-def acting_as(caller: Caller, token: str) -> Iterator[None]:
+def acting_as(caller: Caller, token: str) -> Generator[None]:
     """Act for ``caller`` within the block: workers and consumers that hold a token outside of a call."""
     reset = _current.set(_Call(caller, token))
     try:

@@ -65,11 +65,12 @@ def from_status(status: Status) -> RemoteError | None:
     found = False
     retry_after: float | None = None
     for detail in status.details:
-        if detail.Is(ErrorInfo.DESCRIPTOR):
+        name = detail.TypeName()
+        if name == "google.rpc.ErrorInfo":
             found = detail.Unpack(info) and info.domain == DOMAIN
-        elif detail.Is(BadRequest.DESCRIPTOR):
+        elif name == "google.rpc.BadRequest":
             detail.Unpack(bad_request)
-        elif detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(retry):
+        elif name == "google.rpc.RetryInfo" and detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     if not found:
         return None

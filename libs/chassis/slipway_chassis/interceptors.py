@@ -48,13 +48,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         """``public_methods`` are full names (``/package.Service/Method``) that need no caller token."""
         self._verifier = verifier
         self._public = frozenset("/" + name.lstrip("/") for name in public_methods)
-        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Any:
         """The handler of the method called, wrapped; health checks pass as they are."""
         method = str(handler_call_details.method)
         wrapped = self._wrapped.get(method)
@@ -66,7 +66,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
-    def _wrap(self, method: str, handler: Any) -> grpc.RpcMethodHandler:
+    def _wrap(self, method: str, handler: Any) -> Any:
         codec = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,

@@ -1,4 +1,4 @@
-"""Authorization by Cedar policies: default deny, one schema for all services, every decision tied to the bundle's digest."""
+"""Authorization by Cedar policies: default deny, one schema for all services, digests in all decisions."""
 
 import time
 from collections import OrderedDict
@@ -107,16 +107,23 @@ class PolicyEngine:
         if now - self._checked < _CHECK_EVERY:
             return
         self._checked = now
+        stamp = self._stamp
         try:
             stamp = policy_files.stamp(self._directory)
             if stamp == self._stamp:
                 return
+            bundle = policy_files.load(self._directory)
+        except OSError as error:
+            # Perhaps in the middle of a change: looked at again.
+            _log.error("policy.unreadable", error=str(error), in_force=self._bundle.digest)
+            return
+        except policy_files.InvalidPolicies as error:
             self._stamp = stamp
-            self._bundle = policy_files.load(self._directory)
-            self._decided.clear()
-            _log.info("policy.loaded", digest=self._bundle.digest)
-        except (OSError, policy_files.InvalidPolicies) as error:
             _log.error("policy.refused", error=str(error), in_force=self._bundle.digest)
+            return
+        self._stamp, self._bundle = stamp, bundle
+        self._decided.clear()
+        _log.info("policy.loaded", digest=bundle.digest)
 
 
 def _principal(caller: Caller) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
@@ -78,20 +78,32 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
             await asyncio.sleep(0.5)
 
 
+@contextmanager
+def domain_errors() -> Generator[None]:
+    """Turns what the database raises in the block into StoreUnavailable and WriteConflict.
+
+    For blocks that do nothing but query: every OSError and TimeoutError is taken for the database's.
+    """
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        raise StoreUnavailable("the database is unavailable", retry_after=1) from error
+    except (*_AWAY, *_LOST_RACE) as error:
+        raise as_domain_error(error) or error from error
+
+
 # Callbacks of the open transactions, by id of the connection; see `after_commit`.
 _after_commit: dict[int, list[Callable[[], None]]] = {}
 
 
 @asynccontextmanager
-async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Any]:
+async def transaction(pool: asyncpg.Pool) -> AsyncGenerator[Any]:
     """A connection with an open transaction: commits at the end of the block, rolls back on an exception.
 
     Raises StoreUnavailable if the database is away, WriteConflict if a concurrent transaction won.
     """
-    try:
+    with domain_errors():
         connection = await pool.acquire(timeout=10)
-    except (OSError, TimeoutError, *_AWAY) as error:
-        raise StoreUnavailable("the database is unavailable", retry_after=1) from error
     callbacks = _after_commit[id(connection)] = []
     try:
         async with connection.transaction():

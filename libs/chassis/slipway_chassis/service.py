@@ -186,6 +186,6 @@ class _Health:
         if serving == self._serving:
             return
         self._serving = serving
-        status = health_pb2.HealthCheckResponse.ServingStatus
+        answer = health_pb2.HealthCheckResponse
         for service in self._services:
-            await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
+            await self.servicer.set(service, answer.SERVING if serving else answer.NOT_SERVING)

@@ -6,7 +6,7 @@ still name it.
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     parent: "Context | None" = None,
     attributes: Attributes | None = None,
-) -> Iterator[Span]:
+) -> Generator[Span]:
     """A current span around the block (see ``start_span``). An exception marks it as failed and passes through."""
     started = start_span(name, kind=kind, parent=parent, attributes=attributes)
     with trace.use_span(started, end_on_exit=True, record_exception=False):

@@ -83,17 +83,14 @@ class CallerTokenVerifier:
             header = jwt.get_unverified_header(token)
             if header.get("typ") != TOKEN_TYPE or header.get("alg") != "EdDSA" or "crit" in header:
                 raise jwt.InvalidTokenError("wrong header")
-            claims = cast(
-                dict[str, Any],
-                jwt.decode(
-                    token,
-                    self._key(header.get("kid")),
-                    algorithms=["EdDSA"],
-                    audience=self._audience,
-                    issuer=self._issuer,
-                    leeway=_LEEWAY,
-                    options={"require": _REQUIRED, "strict_aud": True, "verify_iat": False},
-                ),
+            claims = jwt.decode(
+                token,
+                self._key(header.get("kid")),
+                algorithms=["EdDSA"],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=_LEEWAY,
+                options={"require": _REQUIRED, "strict_aud": True, "verify_iat": False},
             )
             return _caller(claims)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:

@@ -1,0 +1,156 @@
+"""Encryption at rest under a key per subject, so that erasing a person is deleting one row.
+
+A sealed text is ``version (1) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM``; tenant, subject and key id are authenticated
+with it. The subject's key lies in ``subject_key``, wrapped the same way under the service's data key. After an erasure
+the key id of older texts matches no row: that is how they are known to be erased, also when the subject came back and
+has a new key.
+"""
+
+import base64
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from slipway_chassis.errors import Internal, NotFound
+
+_VERSION = b"\x01"
+_ID_BYTES, _NONCE_BYTES, _KEY_BYTES = 16, 12, 32
+_HEAD_BYTES = 1 + _ID_BYTES + _NONCE_BYTES
+_CACHED_KEYS = 10_000
+# Seconds for which another process may go on with a key that was erased. What it seals in that time is erased as well.
+CACHE_SECONDS = 30.0
+
+
+class SubjectErased(NotFound):
+    """The subject's key is gone, and with it the text."""
+
+    reason = "SUBJECT_ERASED"
+
+
+class SealBroken(Internal):
+    """The text was not sealed for this subject, or it is damaged, or the data key is another one."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    id: bytes
+    cipher: AESGCM
+    ends: float
+
+
+class SubjectKeys:
+    """Seals and opens texts of subjects. ``conn`` is a connection or a pool; a new key commits with its transaction."""
+
+    def __init__(self, pool: asyncpg.Pool, data_key: str) -> None:
+        """``data_key`` is base64 of 32 bytes; ValueError otherwise."""
+        raw = base64.b64decode(data_key, validate=True)
+        if len(raw) != _KEY_BYTES:
+            raise ValueError("the data key must be 32 bytes")
+        self._pool = pool
+        self._wrapping = AESGCM(raw)
+        self._cache: OrderedDict[tuple[str, str], _Key] = OrderedDict()
+        # Keys made here whose transaction may still roll back: key id and the transaction's id. To use one of them
+        # after a rollback would seal texts that nobody can ever open.
+        self._unconfirmed: dict[bytes, int] = {}
+
+    async def encrypt(self, conn: Any, tenant: str, subject: str, plaintext: bytes) -> bytes:
+        """Seal ``plaintext`` under the subject's key, which is made if there is none."""
+        key = self._cached(tenant, subject) or await self._fetch(conn, tenant, subject)
+        if key is None:
+            key = await self._create(conn, tenant, subject)
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = key.cipher.encrypt(nonce, plaintext, _context(tenant, subject, key.id))
+        return _VERSION + key.id + nonce + sealed
+
+    async def decrypt(self, conn: Any, tenant: str, subject: str, sealed: bytes) -> bytes:
+        """Open a sealed text. Raises SubjectErased if its key was erased, SealBroken if it is none of the subject's."""
+        if len(sealed) <= _HEAD_BYTES or sealed[:1] != _VERSION:
+            raise SealBroken("not a sealed text")
+        key_id, nonce = sealed[1 : 1 + _ID_BYTES], sealed[1 + _ID_BYTES : _HEAD_BYTES]
+        key = self._cached(tenant, subject)
+        if key is None or key.id != key_id:
+            key = await self._fetch(conn, tenant, subject)
+        if key is None or key.id != key_id:
+            raise SubjectErased("the subject was erased")
+        try:
+            return key.cipher.decrypt(nonce, sealed[_HEAD_BYTES:], _context(tenant, subject, key.id))
+        except InvalidTag as error:
+            raise SealBroken("the sealed text is damaged") from error
+
+    async def erase(self, conn: Any, tenant: str, subject: str) -> bool:
+        """Destroy the subject's key; True if there was one. Other processes forget it within CACHE_SECONDS."""
+        self._cache.pop((tenant, subject), None)
+        deleted = await conn.fetchval(
+            "DELETE FROM subject_key WHERE tenant = $1 AND subject = $2 RETURNING true", tenant, subject
+        )
+        return deleted is not None
+
+    def _cached(self, tenant: str, subject: str) -> _Key | None:
+        key = self._cache.get((tenant, subject))
+        return key if key is not None and key.ends > time.monotonic() else None
+
+    async def _fetch(self, conn: Any, tenant: str, subject: str) -> _Key | None:
+        row = await conn.fetchrow(
+            "SELECT key_id, wrapped_key, pg_current_xact_id_if_assigned()::text AS xact"
+            " FROM subject_key WHERE tenant = $1 AND subject = $2",
+            tenant,
+            subject,
+        )
+        if row is None:
+            return None
+        key = self._unwrap(tenant, subject, row["key_id"], row["wrapped_key"])
+        made_in = self._unconfirmed.get(key.id)
+        if made_in is None or row["xact"] is None or int(row["xact"]) != made_in:
+            # Seen from outside of the transaction that made it: it has committed.
+            self._unconfirmed.pop(key.id, None)
+            self._keep(tenant, subject, key)
+        return key
+
+    async def _create(self, conn: Any, tenant: str, subject: str) -> _Key:
+        key_id, raw, nonce = os.urandom(_ID_BYTES), os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
+        wrapped = nonce + self._wrapping.encrypt(nonce, raw, _context(tenant, subject, key_id))
+        xact = await conn.fetchval(
+            "INSERT INTO subject_key (tenant, subject, key_id, wrapped_key) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (tenant, subject) DO NOTHING RETURNING pg_current_xact_id()::text",
+            tenant,
+            subject,
+            key_id,
+            wrapped,
+        )
+        if xact is None:
+            # Another transaction made one in between, and has committed: the insert waited for that.
+            key = await self._fetch(conn, tenant, subject)
+            if key is None:
+                raise SubjectErased("the subject is being erased")
+            return key
+        self._unconfirmed[key_id] = int(xact)
+        while len(self._unconfirmed) > _CACHED_KEYS:
+            # Forgetting one early would be wrong only within its own transaction, and that is long over.
+            del self._unconfirmed[next(iter(self._unconfirmed))]
+        return _Key(key_id, AESGCM(raw), 0)
+
+    def _unwrap(self, tenant: str, subject: str, key_id: bytes, wrapped: bytes) -> _Key:
+        nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
+        try:
+            raw = self._wrapping.decrypt(nonce, sealed, _context(tenant, subject, key_id))
+        except InvalidTag as error:
+            raise SealBroken("the subject's key does not open with this data key") from error
+        return _Key(key_id, AESGCM(raw), time.monotonic() + CACHE_SECONDS)
+
+    def _keep(self, tenant: str, subject: str, key: _Key) -> None:
+        self._cache[tenant, subject] = key
+        self._cache.move_to_end((tenant, subject))
+        if len(self._cache) > _CACHED_KEYS:
+            self._cache.popitem(last=False)
+
+
+def _context(tenant: str, subject: str, key_id: bytes) -> bytes:
+    # Lengths keep ("a", "bc") and ("ab", "c") apart.
+    parts = (tenant.encode(), subject.encode(), key_id)
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
