@@ -71,6 +71,8 @@ class Supervisor:
         done, _ = await asyncio.wait([everything, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
         if everything not in done:
             everything.cancel()
+            with suppress(asyncio.CancelledError):
+                await everything
             for task in done:
                 task.result()
             raise StartRefusedError("a process of the stack ended while it was started")
