@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import pytest
 from slipway.effects.v1 import effects_pb2
-
 from slipway_chassis.caller import Caller
 from slipway_chassis.crypto import SubjectErased, SubjectKeys
 from slipway_chassis.effect_store import EffectKeyReused, StaleEpoch
@@ -79,11 +78,10 @@ async def age(pool: asyncpg.Pool) -> None:
 
 
 @pytest.fixture
-async def long_running_database(pool: asyncpg.Pool) -> None:
+async def long_running_database(pool: asyncpg.Pool, eventually: Eventually) -> None:
     """The ledger trusts no silence that began before the database did: let it have run for longer than dead_after."""
-    started = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())"
-    while await pool.fetchval(started) < 0.6:
-        await asyncio.sleep(0.05)
+    ready = "SELECT now() - pg_postmaster_start_time() > interval '0.6 s'"
+    await eventually(lambda: pool.fetchval(ready))
 
 
 async def state(pool: asyncpg.Pool) -> tuple[str, int, int]:
