@@ -1,6 +1,6 @@
 """Errors of the tools service that several of its modules raise."""
 
-from slipway_chassis.errors import InvalidArgument, NotFound, ResourceExhausted
+from slipway_chassis.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 
 
 class QueueFull(ResourceExhausted):
@@ -25,3 +25,15 @@ class InvalidToolArguments(InvalidArgument):
     """The arguments do not fit the tool's schema; the violations are JSON pointers into them."""
 
     reason = "INVALID_TOOL_ARGUMENTS"
+
+
+class RegionNotAllowed(InvalidArgument):
+    """The tool acts in a region that was not demanded, or declares none."""
+
+    reason = "REGION_NOT_ALLOWED"
+
+
+class ApprovalMismatch(FailedPrecondition):
+    """The approval is for other arguments than those sent."""
+
+    reason = "APPROVAL_MISMATCH"

@@ -13,12 +13,10 @@ _ROOTS_STAND_IN = 1_950_000_000  # outside of every range that distributions giv
 _NOBODY = 65534
 _START_SECONDS = 10
 
-# Joins the control groups given before `--`, says so, waits for a line, becomes nsjail. End of input ends it: the
-# service is gone.
+# Joins the control groups given before `--`, waits for a line, becomes nsjail. End of input ends it: the service is
+# gone. (POSIX shells can't redirect to descriptors above 9, so it can't say that it has joined: the runner does.)
 LAUNCHER = """
-report=$1; shift
 while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 125; shift; done; shift
-echo joined >&"$report"
 read -r go || exit 0
 exec "$@"
 """
@@ -43,7 +41,9 @@ class Jail:
             SandboxUnavailable: something needed is not there.
         """
         outside_id, outside_group = _outside_ids()
-        return cls(_binary(), rootfs.ensure_rootfs(state_dir, outside_id), outside_id, outside_group, limits, seccomp.policy())
+        return cls(
+            _binary(), rootfs.ensure_rootfs(state_dir, outside_id), outside_id, outside_group, limits, seccomp.policy()
+        )
 
     def command(self, report: int, journal: int) -> list[str]:
         """The arguments that start the runner; `report` and `journal` are descriptors of pipes that nsjail inherits."""

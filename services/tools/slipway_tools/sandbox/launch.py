@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,6 @@ from slipway_tools.sandbox.jail import LAUNCHER, Jail
 
 log = structlog.get_logger(__name__)
 _START_SECONDS = 10.0
-_END_SECONDS = 10.0
 _CHUNK = 1 << 16
 
 Ended = Literal["exited", "timeout", "flood", "lost", "setup"]
@@ -77,55 +77,65 @@ class _Budget:
             self.gone.set()
 
 
-class Launch:
-    """A launcher that has joined its control groups and waits for `run`, once."""
+@dataclass(frozen=True)
+class _Pipes:
+    """Our ends of the launcher's pipes, as descriptors."""
 
-    def __init__(
-        self,
-        jail: Jail,
-        group: SlotGroup | None,
-        process: asyncio.subprocess.Process,
-        handle: int,
-        pipes: tuple[int, int],
-    ) -> None:
+    control: int
+    stdout: int
+    stderr: int
+    report: int
+    journal: int
+
+    def close(self) -> None:
+        for descriptor in (self.control, self.stdout, self.stderr, self.report, self.journal):
+            os.close(descriptor)
+
+
+class Launch:
+    """A launcher that has joined its control groups and waits for `run`, once.
+
+    The process is started by `subprocess` and waited for by its pidfd: event loops differ in how they start and reap
+    children, and a signal by number could hit a stranger that got the number meanwhile.
+    """
+
+    def __init__(self, jail: Jail, group: SlotGroup | None, process: subprocess.Popen[bytes], pipes: _Pipes) -> None:
         self._jail = jail
         self._group = group
         self._process = process
-        self._handle = handle  # a pidfd: a signal by number could hit a stranger that got the number meanwhile
-        self._report_pipe, self._journal_pipe = pipes
+        self._pipes = pipes
+        self._handle = os.pidfd_open(process.pid)
 
     @classmethod
-    async def start(cls, jail: Jail, group: SlotGroup | None) -> "Launch":
+    def start(cls, jail: Jail, group: SlotGroup | None) -> "Launch":
         """Start the launcher; raises SandboxUnavailable when it can't be started."""
-        report_read, report_write = os.pipe()
-        journal_read, journal_write = os.pipe()
+        control, stdout, stderr, report, journal = (os.pipe() for _ in range(5))
+        pipes = _Pipes(control[1], stdout[0], stderr[0], report[0], journal[0])
+        theirs = (control[0], stdout[1], stderr[1], report[1], journal[1])
         groups = [str(folder) for folder in group.folders] if group else []
         try:
-            process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", LAUNCHER, "slipway-sandbox", str(report_write), *groups, "--"),
-                *jail.command(report_write, journal_write),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(report_write, journal_write),
+            process = subprocess.Popen(  # noqa: S603
+                ["/bin/sh", "-c", LAUNCHER, "slipway-sandbox", *groups, "--", *jail.command(report[1], journal[1])],
+                stdin=control[0],
+                stdout=stdout[1],
+                stderr=stderr[1],
+                pass_fds=(report[1], journal[1]),
                 start_new_session=True,
                 cwd="/",
                 env={},
             )
-            handle = os.pidfd_open(process.pid)
         except OSError as error:
-            os.close(report_read)
-            os.close(journal_read)
+            pipes.close()
             raise SandboxUnavailable(f"the sandbox can't be started: {error.strerror}", retry_after=5) from error
         finally:
-            os.close(report_write)
-            os.close(journal_write)
-        return cls(jail, group, process, handle, (report_read, journal_read))
+            for descriptor in theirs:
+                os.close(descriptor)
+        return cls(jail, group, process, pipes)
 
     @property
     def alive(self) -> bool:
         """True while it can still take a program."""
-        return self._process.returncode is None
+        return self._process.poll() is None
 
     async def run(self, program: Program) -> Outcome:
         """Run one program and wait until nothing of it is left.
@@ -139,57 +149,63 @@ class Launch:
         budget = _Budget(limits.flood)
         stdout, stderr = _Stream(limits.stream, budget), _Stream(limits.stream, budget)
         journal = _Stream(4096, _Budget(1 << 62))
-        process = self._process
-        assert process.stdin and process.stdout and process.stderr  # noqa: S101
         ended: Ended = "exited"
+        answer = b""
+        ready = False
         async with contextlib.AsyncExitStack() as stack:
-            report = await _reader(self._report_pipe, stack)
-            journal_reader = await _reader(self._journal_pipe, stack)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(stdout.drain(process.stdout))
-                    group.create_task(stderr.drain(process.stderr))
-                    group.create_task(journal.drain(journal_reader))
-                    feeding = group.create_task(_feed(process.stdin, program, limits.result))
-                    try:
-                        ready = await self._come_up(report)
-                        answer = b""
-                        if ready:
-                            ended, answer = await _answer(report, budget, program.seconds)
-                    finally:
-                        self._kill()
-                        feeding.cancel()
-                    await asyncio.wait_for(process.wait(), _END_SECONDS)
-            finally:
-                self._kill()
-                process.stdin.close()
-                os.close(self._handle)
+            stack.push_async_callback(self._end)
+            report = await _reader(self._pipes.report, stack)
+            readers = [
+                await _reader(pipe, stack) for pipe in (self._pipes.stdout, self._pipes.stderr, self._pipes.journal)
+            ]
+            control = await _writer(self._pipes.control, stack)
+            async with asyncio.TaskGroup() as group:
+                for stream, reader in zip((stdout, stderr, journal), readers, strict=True):
+                    group.create_task(stream.drain(reader))
+                try:
+                    # The launcher reads its line, the runner the rest. The pipe stays open: its end ends the sandbox.
+                    control.write(_request(program, limits.result))
+                    ready = await _came_up(report)
+                    if ready:
+                        ended, answer = await _answer(report, budget, program.seconds)
+                finally:
+                    self._kill()
         if not ready:
             log.error("sandbox.start_failed", nsjail=journal.kept.decode(errors="replace"))
-            raise SandboxUnavailable(_reason(journal.kept), retry_after=5)
-        out_of_memory = bool(self._group) and self._group.oom_kills() > oom_before  # type: ignore[union-attr]
+            raise SandboxUnavailable(_reason(bytes(journal.kept)), retry_after=5)
+        out_of_memory = self._group is not None and self._group.oom_kills() > oom_before
         seconds = time.monotonic() - started
         return _outcome(ended, answer, bytes(stdout.kept), bytes(stderr.kept), out_of_memory, seconds)
 
-    async def _come_up(self, report: asyncio.StreamReader) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_START_SECONDS):
-                if await report.readline() == b"joined\n":
-                    return await report.readline() == b"ready\n"
-        return False
-
     async def discard(self) -> None:
         """End a launcher that was not used."""
-        self._kill()
-        os.close(self._report_pipe)
-        os.close(self._journal_pipe)
-        os.close(self._handle)
-        await self._process.wait()
+        self._pipes.close()
+        await self._end()
 
     def _kill(self) -> None:
         # The first process of the sandbox dies with nsjail (PR_SET_PDEATHSIG), and with it its PID namespace.
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    async def _end(self) -> None:
+        """Kill, wait, reap."""
+        self._kill()
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(self._handle, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(self._handle)
+            os.close(self._handle)
+            self._process.wait()
+
+
+async def _came_up(report: asyncio.StreamReader) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START_SECONDS):
+            return await report.readline() == b"ready\n"
+    return False
 
 
 async def _reader(pipe: int, stack: contextlib.AsyncExitStack) -> asyncio.StreamReader:
@@ -201,16 +217,19 @@ async def _reader(pipe: int, stack: contextlib.AsyncExitStack) -> asyncio.Stream
     return reader
 
 
-async def _feed(stdin: asyncio.StreamWriter, program: Program, result_limit: int) -> None:
-    """Tell the launcher to go on, then the runner what to run. It stays open: its end would end the sandbox."""
+async def _writer(pipe: int, stack: contextlib.AsyncExitStack) -> asyncio.WriteTransport:
+    transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, os.fdopen(pipe, "wb", 0))
+    stack.callback(lambda: None if transport.is_closing() else transport.abort())
+    return transport
+
+
+def _request(program: Program, result_limit: int) -> bytes:
     sizes = (len(program.code), len(program.stdin), len(program.files), math.ceil(program.seconds), result_limit)
-    with contextlib.suppress(ConnectionError):
-        stdin.write(b"go\n" + b"%d %d %d %d %d\n" % sizes + program.code + program.stdin)
-        for name, content in program.files.items():
-            encoded = name.encode()
-            stdin.write(b"%d %d\n" % (len(encoded), len(content)) + encoded + content)
-            await stdin.drain()
-        await stdin.drain()
+    parts = [b"go\n", b"%d %d %d %d %d\n" % sizes, program.code, program.stdin]
+    for name, content in program.files.items():
+        encoded = name.encode()
+        parts += [b"%d %d\n" % (len(encoded), len(content)), encoded, content]
+    return b"".join(parts)
 
 
 async def _answer(report: asyncio.StreamReader, budget: _Budget, seconds: float) -> tuple[Ended, bytes]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
@@ -81,15 +81,15 @@ class SandboxPool:
             launch = slot.ahead if slot.ahead and slot.ahead.alive else None
             slot.ahead = None
             if launch is None:
-                launch = await Launch.start(self._jail, slot.group)
+                launch = Launch.start(self._jail, slot.group)
             try:
                 return await launch.run(program)
             except SandboxUnavailable:
                 # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
-                return await (await Launch.start(self._jail, slot.group)).run(program)
+                return await Launch.start(self._jail, slot.group).run(program)
 
     @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncIterator[_Slot]:
+    async def _slot(self) -> AsyncGenerator[_Slot]:
         if self._slots.empty() and self._waiting >= self._queue:
             raise QueueFull("all sandboxes are busy and the queue is full", retry_after=1)
         self._waiting += 1
@@ -111,14 +111,16 @@ class SandboxPool:
             if self._active == 0:
                 clean_mount_points()
             with contextlib.suppress(SandboxUnavailable):  # the next call says so
-                slot.ahead = await Launch.start(self._jail, slot.group)
+                slot.ahead = Launch.start(self._jail, slot.group)
         finally:
             self._slots.put_nowait(slot)
 
     async def _prove(self) -> None:
         outcome = await self.run(Program(b"print('sandbox')", b"", {}, 20.0))
         if outcome.ended != "exited" or outcome.exit_status != 0 or outcome.stdout != b"sandbox\n":
-            raise SandboxUnavailable(f"the sandbox's Python does not run: {outcome.stderr.decode(errors='replace')[-300:]}")
+            raise SandboxUnavailable(
+                f"the sandbox's Python does not run: {outcome.stderr.decode(errors='replace')[-300:]}"
+            )
 
     async def close(self) -> None:
         """End what waits and remove everything this pool made on the machine."""
@@ -137,7 +139,7 @@ async def _emptied(group: SlotGroup) -> None:
     """The kernel takes a moment to take killed processes out of their group."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_EMPTY_SECONDS):
-            while not group.empty():
+            while not group.empty():  # noqa: ASYNC110 - a control group tells nobody
                 await asyncio.sleep(0.002)
             return
     log.error("sandbox.processes_left", groups=[str(folder) for folder in group.folders])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from slipway_tools.sandbox.errors import SandboxUnavailable
@@ -94,7 +94,7 @@ def _reachable(folder: Path, reader_uid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def _scratch(parent: Path) -> Generator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=".sandbox-python-", dir=parent))
     try:
         yield scratch
@@ -143,7 +143,9 @@ def _build(root: Path) -> None:
 
 
 def _leave_out(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name in _LEFT_OUT or name.startswith(("config-", "_tkinter")) or name.endswith(".a")}
+    return {
+        name for name in names if name in _LEFT_OUT or name.startswith(("config-", "_tkinter")) or name.endswith(".a")
+    }
 
 
 def _shared_libraries(binaries: list[Path]) -> set[Path]:
@@ -156,7 +158,9 @@ def _shared_libraries(binaries: list[Path]) -> set[Path]:
     original = subprocess.run([ldd, str(_interpreter())], capture_output=True, text=True, check=False).stdout  # noqa: S603
     found = {Path(path) for path in re.findall(r"(/\S+)\s+\(0x", listing + original)}
     if not any(path.name.startswith("libc.so") for path in found):
-        raise SandboxUnavailable("the sandbox's Python needs a glibc system: `ldd` names no libc.so for this interpreter")
+        raise SandboxUnavailable(
+            "the sandbox's Python needs a glibc system: `ldd` names no libc.so for this interpreter"
+        )
     return {path for path in found if path.is_file()}
 
 

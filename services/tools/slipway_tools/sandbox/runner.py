@@ -1,7 +1,8 @@
 """Runs inside the sandbox as its first process: starts the program, ends all it left behind, collects the result.
 
-It is copied into the sandbox's read-only root and imports what it needs before a byte of the caller's is on disk. It shares its user with the program, but a process can neither signal the first process of its
-PID namespace, nor trace it, nor open its descriptors (there is no /proc, and the system calls are filtered).
+It is copied into the sandbox's read-only root, and imports what it needs before a byte of the caller's is on disk. It
+shares its user with the program, but a process can neither signal the first process of its PID namespace, nor trace
+it, nor open its descriptors: there is no /proc, and the system calls are filtered.
 
 Control channel (descriptor 0): `code_size stdin_size file_count cpu_seconds result_limit\n`, the code, standard
 input, then for each file `name_size size\n`, name, content. The channel stays open; its end means that the service is
@@ -62,12 +63,12 @@ def become(code: bytes) -> None:
     main.__file__ = "main.py"
     main.__dict__["__builtins__"] = __builtins__
     try:
-        exec(compile(code, "main.py", "exec"), main.__dict__)
+        exec(compile(code, "main.py", "exec"), main.__dict__)  # noqa: S102 - that is the purpose
     except SystemExit:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the program's
         # The traceback starts in the caller's code, not here.
-        frames = error.__traceback__.tb_next
+        frames = error.__traceback__ and error.__traceback__.tb_next
         sys.excepthook(type(error), error.with_traceback(frames), frames)
         sys.exit(1)
 
@@ -98,7 +99,7 @@ def _wait_for(child: int) -> int:
 def _end_all_others() -> None:
     """Kill until no process of this namespace is left; orphans become children of this one."""
     while True:
-        try:
+        try:  # noqa: SIM105 - contextlib is not imported in here
             os.kill(-1, 9)
         except ProcessLookupError:
             pass

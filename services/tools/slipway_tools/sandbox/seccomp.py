@@ -12,7 +12,14 @@ from slipway_tools.sandbox.errors import SandboxUnavailable
 
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 _NAMESPACE_FLAGS = 0x7E020000
-_TERMINAL_QUERIES = (0x5401, 0x5413, 0x5421, 0x541B, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONBIO FIONREAD FIONCLEX FIOCLEX
+_TERMINAL_QUERIES = (
+    0x5401,
+    0x5413,
+    0x5421,
+    0x541B,
+    0x5450,
+    0x5451,
+)  # TCGETS TIOCGWINSZ FIONBIO FIONREAD FIONCLEX FIOCLEX
 _PRCTL = (1, 2, 3, 15, 16, 0x53564D41)  # PDEATHSIG (set, get), GET_DUMPABLE, NAME (set, get), SET_VMA
 
 _ALLOWED = """
@@ -21,8 +28,8 @@ read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek c
 openat openat2 dup dup3 fcntl flock fsync fdatasync ftruncate truncate fallocate fadvise64 sync_file_range
 newfstat newfstatat statx statfs fstatfs faccessat faccessat2 getcwd chdir fchdir getdents64
 mkdirat unlinkat renameat renameat2 linkat symlinkat readlinkat mknodat fchmod fchmodat fchmodat2 fchown fchownat
-utimensat umask copy_file_range sendfile64 splice tee vmsplice getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
-pipe2 eventfd2 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 ppoll pselect6 timerfd_create timerfd_settime
+utimensat umask copy_file_range sendfile64 splice tee vmsplice getxattr lgetxattr fgetxattr listxattr llistxattr
+flistxattr pipe2 eventfd2 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 ppoll pselect6 timerfd_create timerfd_settime
 timerfd_gettime signalfd4 inotify_init1 inotify_add_watch inotify_rm_watch
 socketpair bind listen accept accept4 connect shutdown getsockname getpeername sendto recvfrom sendmsg recvmsg
 sendmmsg recvmmsg setsockopt getsockopt
@@ -34,8 +41,8 @@ getpriority clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday ti
 timer_create timer_settime timer_gettime timer_getoverrun timer_delete
 getpid getppid gettid getpgid getsid setpgid setsid getuid geteuid getgid getegid getresuid getresgid getgroups
 getrlimit setrlimit getrusage sysinfo newuname getrandom getcpu
-open creat newstat newlstat access dup2 pipe poll select fork vfork getpgrp getdents mkdir rmdir unlink rename link symlink
-readlink mknod chmod chown lchown utime utimes futimesat time alarm pause eventfd epoll_create epoll_wait signalfd
+open creat newstat newlstat access dup2 pipe poll select fork vfork getpgrp getdents mkdir rmdir unlink rename link
+symlink readlink mknod chmod chown lchown utime utimes futimesat time alarm pause eventfd epoll_create epoll_wait signalfd
 inotify_init arch_prctl
 """
 
@@ -49,6 +56,7 @@ name_to_handle_at open_by_handle_at fanotify_init fanotify_mark memfd_create mem
 msgget msgsnd msgrcv msgctl semget semop semctl mq_open mq_unlink setpriority sched_setaffinity sched_setscheduler
 sched_setparam sched_setattr ioprio_set mbind set_mempolicy migrate_pages move_pages vhangup nfsservctl lookup_dcookie
 """
+
 
 def policy(machine: str | None = None) -> str:
     """Return the Kafel policy for `machine` (default: this one).

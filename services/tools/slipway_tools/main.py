@@ -1,0 +1,93 @@
+"""The tools service: `python -m slipway_tools.main`."""
+
+import dataclasses
+
+from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
+from slipway_chassis import postgres, retention, service, telemetry
+from slipway_chassis.bus import open_bus
+from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.effects import EffectLedger
+from slipway_chassis.evidence import Evidence
+from slipway_chassis.outbox import Outbox
+from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.settings import load_settings
+
+from slipway_tools import python_tool
+from slipway_tools.address import AllowList
+from slipway_tools.gate import Gate
+from slipway_tools.http_tool import HttpCaller
+from slipway_tools.invocation import Invoker
+from slipway_tools.memory_files import MemoryFiles
+from slipway_tools.record import Recorder
+from slipway_tools.registry import Registry
+from slipway_tools.sandboxes import Sandboxes
+from slipway_tools.secret_file import InvalidSecrets, SecretFile
+from slipway_tools.servicer import ToolsServicer
+from slipway_tools.settings import ToolsSettings
+
+
+async def serve(settings: ToolsSettings) -> None:
+    """Wire the service and serve until it is told to stop."""
+    telemetry.setup("tools", settings.otlp_endpoint, settings.log_level)
+    try:
+        secrets = SecretFile(settings.secrets_file)
+    except InvalidSecrets as error:
+        raise SystemExit(f"slipway: SLIPWAY_TOOLS_SECRETS_FILE: {error}") from None
+    pool = await postgres.open_pool(settings.database_url.get_secret_value())
+    await postgres.migrate(pool, "slipway_tools", chassis=["outbox", "idempotency", "effects", "subject_keys"])
+    bus = await open_bus(settings.bus_url.get_secret_value())
+    keys = SubjectKeys(pool, settings.data_key.get_secret_value())
+    outbox = Outbox(pool, bus, keys)
+    evidence = Evidence("tools", outbox)
+    ledger = EffectLedger(pool, keys)
+    limits = settings.limits
+    python = dataclasses.replace(python_tool.declaration(limits), regions=settings.own_regions)
+    http = HttpCaller(AllowList.parse(settings.http_allow), secrets)
+    files = MemoryFiles(settings.memory_target)
+    sandboxes = Sandboxes(settings.state_dir, limits, slots=settings.sandbox_slots, queue=settings.sandbox_queue)
+    registry = Registry(pool, PolicyEngine(settings.policy_dir), evidence, http, {python.name: python})
+    invoker = Invoker(
+        registry,
+        ledger,
+        Recorder(pool, evidence),
+        http,
+        sandboxes,
+        files.fetch,
+        limits=limits,
+        gate=Gate(settings.http_calls, settings.http_queue),
+    )
+
+    def servicers(server: object) -> list[str]:
+        tools_pb2_grpc.add_ToolsServiceServicer_to_server(ToolsServicer(registry, invoker), server)  # pyright: ignore[reportArgumentType]
+        return [tools_pb2.DESCRIPTOR.services_by_name["ToolsService"].full_name]
+
+    async def database() -> None:
+        await pool.fetchval("SELECT 1")
+
+    async def sweep() -> None:
+        await retention.sweep(pool)
+
+    async def stop() -> None:
+        await ledger.drain(settings.shutdown_grace)
+        await sandboxes.close()
+        await files.close()
+        await bus.close()
+        await pool.close()
+
+    await service.run_service(
+        "tools",
+        settings,
+        servicers=servicers,
+        background={"sandboxes": sandboxes.keep_open, "outbox": outbox.relay, "retention": sweep},
+        readiness={"database": database, "bus": bus.ping, "sandbox": sandboxes.check},
+        on_stop=stop,
+    )
+
+
+def main() -> None:
+    """Read the settings and run."""
+    service.run(serve(load_settings(ToolsSettings)))
+
+
+if __name__ == "__main__":
+    main()

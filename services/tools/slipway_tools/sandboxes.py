@@ -1,0 +1,57 @@
+"""The sandboxes of the service's life: opened when it starts, tried again while the machine forbids them."""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from slipway_tools.measures import SANDBOXES_DOWNGRADED
+from slipway_tools.python_tool import PythonTool
+from slipway_tools.sandbox.errors import SandboxUnavailable
+from slipway_tools.sandbox.limits import Limits
+from slipway_tools.sandbox.pool import SandboxPool
+
+log = structlog.get_logger(__name__)
+_TRY_AGAIN_SECONDS = 30.0
+
+
+class Sandboxes:
+    """Gives out the `python` tool; without sandboxes it raises, and code is never run without one."""
+
+    def __init__(self, state_dir: Path, limits: Limits, *, slots: int, queue: int) -> None:
+        self._state_dir = state_dir
+        self._limits = limits
+        self._slots = slots
+        self._queue = queue
+        self._pool: SandboxPool | None = None
+        self._missing = SandboxUnavailable("the sandbox is being prepared", retry_after=2)
+        self._tried = asyncio.Event()
+
+    def python(self) -> PythonTool:
+        """The tool; raises SandboxUnavailable with what is missing."""
+        if self._pool is None:
+            raise SandboxUnavailable(self._missing.message, retry_after=self._missing.retry_after)
+        return PythonTool(self._pool, self._limits)
+
+    async def keep_open(self) -> None:
+        """Open the sandboxes, again and again until that works (background coroutine)."""
+        while self._pool is None:
+            try:
+                self._pool = await SandboxPool.open(self._state_dir, self._limits, slots=self._slots, queue=self._queue)
+                SANDBOXES_DOWNGRADED.set(self._pool.downgraded)
+            except SandboxUnavailable as error:
+                self._missing = error
+                log.error("sandbox.unavailable", reason=error.message, hint="python -m slipway_tools.sandbox_check")
+            self._tried.set()
+            if self._pool is None:
+                await asyncio.sleep(_TRY_AGAIN_SECONDS)
+
+    async def check(self) -> None:
+        """Readiness: the first try is over. A machine that forbids sandboxes still serves HTTP tools."""
+        if not self._tried.is_set():
+            raise self._missing
+
+    async def close(self) -> None:
+        """Remove everything."""
+        if self._pool is not None:
+            await self._pool.close()
