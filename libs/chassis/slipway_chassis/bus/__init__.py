@@ -7,8 +7,8 @@ What both adapters promise (tests/contract/test_bus.py holds them to it):
 - A handler that raises sees the message again after a growing delay (see ``retry_delay``), with the count of
   deliveries; after ``max_deliveries`` it goes to the dead letters of the group, with the reason.
 - A consumer that dies gives its messages back: at once on AMQP, within about 15 s on Valkey.
-- First deliveries come in the order of publishing, to a single consumer with ``concurrency=1`` strictly so.
-  Redeliveries come when they are due: whoever needs order needs a sequence number of its own.
+- Once a group exists, first deliveries come in the order of publishing, to a single consumer with ``concurrency=1``
+  strictly so. Redeliveries come when they are due: whoever needs order needs a sequence number of its own.
 - Duplicates are possible (a lost acknowledgement): consumers are idempotent by ``Message.id``.
 """
 

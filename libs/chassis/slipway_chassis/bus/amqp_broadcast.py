@@ -9,7 +9,7 @@ from aio_pika import ExchangeType
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
 
-from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, watch
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.fanout import MAILBOX_SIZE, Fanout
 from slipway_chassis.errors import Unavailable
@@ -28,19 +28,26 @@ class AmqpBroadcast:
         self._name = exchange
         self._fanout = Fanout(self._attach, self._detach)
         self._outgoing: tuple[AbstractChannel, AbstractExchange] | None = None
+        self._opening = asyncio.Lock()
         self._receiver: asyncio.Task[None] | None = None
-        self._queue: AbstractQueue | None = None
-        self._ready = asyncio.Event()
+        self._bound = asyncio.Event()
+        self._queue: AbstractQueue | None = None  # set as long as `_bound` is
 
     async def publish(self, channel: str, data: bytes) -> None:
         """See Bus.broadcast. Not confirmed by the broker: what is lost was ephemeral."""
         try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                exchange = await self._exchange()
+                await exchange.publish(AmqpMessage(data), routing_key=channel)
+        except AMQP_ERRORS as error:
+            raise Unavailable(f"bus: broadcast on {channel} failed") from error
+
+    async def _exchange(self) -> AbstractExchange:
+        async with self._opening:
             if self._outgoing is None or self._outgoing[0].is_closed:
                 opened = await self._publishing.channel(confirms=False)
                 self._outgoing = opened, await self._declare(opened)
-            await self._outgoing[1].publish(AmqpMessage(data), routing_key=channel, timeout=_CONFIRM_SECONDS)
-        except AMQP_ERRORS as error:
-            raise Unavailable(f"bus: broadcast on {channel} failed") from error
+            return self._outgoing[1]
 
     def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """See Bus.subscribe."""
@@ -59,16 +66,16 @@ class AmqpBroadcast:
             self._receiver = asyncio.create_task(self._receive(), name="bus-broadcast")
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
-                await self._ready.wait()
-                assert self._queue is not None
-                await self._queue.bind(self._name, channel)
+                while (queue := self._queue) is None:
+                    await self._bound.wait()
+                await queue.bind(self._name, channel)
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: subscription to {channel} was not confirmed") from error
 
     async def _detach(self, channel: str) -> None:
         # A queue that is gone has no bindings either.
         with suppress(*AMQP_ERRORS):
-            if self._queue is not None and self._ready.is_set():
+            if self._queue is not None:
                 await self._queue.unbind(self._name, channel, timeout=_CONFIRM_SECONDS)
 
     async def _receive(self) -> None:
@@ -76,23 +83,25 @@ class AmqpBroadcast:
         reconnect = Reconnect()
         while True:
             try:
-                lost = asyncio.Event()
                 channel = await self._consuming.channel(confirms=False)
-                channel.close_callbacks.add(lambda *_, lost=lost: lost.set())
-                await self._declare(channel)
-                self._queue = await channel.declare_queue(
-                    exclusive=True, auto_delete=True, arguments={"x-max-length": MAILBOX_SIZE}
-                )
-                await self._queue.consume(self._deliver, no_ack=True)
-                for name in self._fanout.channels:
-                    await self._queue.bind(self._name, name)
-                self._ready.set()
+                lost = await watch(channel)
+                async with asyncio.timeout(_CONFIRM_SECONDS):
+                    await self._declare(channel)
+                    queue = await channel.declare_queue(
+                        exclusive=True, auto_delete=True, arguments={"x-max-length": MAILBOX_SIZE}
+                    )
+                    await queue.consume(self._deliver, no_ack=True)
+                    for name in self._fanout.channels:
+                        await queue.bind(self._name, name)
+                self._queue = queue
+                self._bound.set()
                 reconnect.succeeded()
                 await lost.wait()
             except AMQP_ERRORS as error:
                 if reconnect.attempts == 0:
                     _log.warning("bus.broadcast_unreachable", error=str(error))
-            self._ready.clear()
+            self._queue = None
+            self._bound.clear()
             await reconnect.wait()
 
     async def _deliver(self, incoming: AbstractIncomingMessage) -> None:

@@ -7,7 +7,7 @@ import structlog
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
-from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, watch
 from slipway_chassis.bus.amqp_topology import Names, declare_group, decode, delivery_number, encode
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.handlers import HandlerPool, attempt
@@ -55,15 +55,13 @@ class QueueConsumer:
 
     async def _begin(self) -> asyncio.Event:
         """Declares and consumes; the event returned tells that the channel or a consumer is gone."""
-        lost = asyncio.Event()
         channel = self._channel = await self._link.channel()
-        channel.close_callbacks.add(lambda *_: lost.set())
-        underlay = await channel.get_underlay_channel()
-        # The broker cancels a consumer when its queue is deleted.
-        underlay.on_consumer_cancel_callbacks.add(lambda _: lost.set())
-        await channel.set_qos(prefetch_count=self._concurrency)
-        for queue in await declare_group(channel, self._names):
-            self._consumed.append((queue, await queue.consume(self._take)))
+        lost = await watch(channel)
+        # A queue without a leader accepts its declaration and never answers the rest.
+        async with asyncio.timeout(_CONFIRM_SECONDS):
+            await channel.set_qos(prefetch_count=self._concurrency)
+            for queue in await declare_group(channel, self._names):
+                self._consumed.append((queue, await queue.consume(self._take)))
         return lost
 
     async def _take(self, incoming: AbstractIncomingMessage) -> None:

@@ -54,3 +54,16 @@ class AmqpLink:
         if connection is not None:
             with suppress(*AMQP_ERRORS):
                 await connection.close()
+
+
+async def watch(channel: AbstractChannel) -> asyncio.Event:
+    """An event that is set when `channel` closes, or the broker cancels a consumer on it (its queue was deleted)."""
+    lost = asyncio.Event()
+
+    def tell(*_: object) -> None:
+        lost.set()
+
+    channel.close_callbacks.add(tell)
+    underlay = await channel.get_underlay_channel()
+    underlay.on_consumer_cancel_callbacks.add(tell)
+    return lost

@@ -147,8 +147,6 @@ def decode(incoming: AbstractIncomingMessage) -> Message:
 
 def delivery_number(incoming: AbstractIncomingMessage) -> int:
     """1 for the first delivery. Counts those before a parking, and those that a lost consumer never answered."""
-    before = incoming.headers.get(_DELIVERIES, 0)
-    unanswered = incoming.headers.get("x-delivery-count", 0)
-    assert isinstance(before, int)
-    assert isinstance(unanswered, int)
-    return before + unanswered + 1
+    before = incoming.headers.get(_DELIVERIES)
+    unanswered = incoming.headers.get("x-delivery-count")
+    return sum(count for count in (before, unanswered) if isinstance(count, int)) + 1

@@ -55,7 +55,7 @@ async def attempt(handler: Handler, message: Message, deliveries: int, group: st
     """Calls `handler`; returns None when it returned, or why it failed. Never raises but CancelledError."""
     try:
         await handler(message, deliveries)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the consumer loop: whatever a handler raises means "not done"
         reason = failure_reason(error)
         _log.warning(
             "bus.handler_failed",

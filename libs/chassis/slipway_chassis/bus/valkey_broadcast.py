@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -23,8 +24,9 @@ _log = structlog.get_logger(__name__)
 class ValkeyBroadcast:
     """Publishing and subscribing on channels with the prefix `prefix`."""
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, client: Redis, waiting: Redis, prefix: str) -> None:
         self._client = client
+        self._waiting = waiting
         self._prefix = prefix
         self._fanout = Fanout(self._attach, self._detach)
         self._pubsub: PubSub | None = None
@@ -56,7 +58,7 @@ class ValkeyBroadcast:
         confirmed = self._confirmed[channel] = asyncio.Event()
         try:
             if self._pubsub is None:
-                self._pubsub = self._client.pubsub()
+                self._pubsub = self._waiting.pubsub()
             async with asyncio.timeout(_CONFIRM_SECONDS):
                 await self._pubsub.subscribe(self._prefix + channel)
                 if self._reader is None:
@@ -77,7 +79,7 @@ class ValkeyBroadcast:
         reconnect = Reconnect()
         while True:
             try:
-                received = await pubsub.get_message(timeout=_READ_SECONDS)
+                received = cast(dict[str, Any] | None, await pubsub.get_message(timeout=_READ_SECONDS))
                 reconnect.succeeded()
             except RedisError as error:
                 if reconnect.attempts == 0:
@@ -86,7 +88,7 @@ class ValkeyBroadcast:
                 continue
             if received is None:
                 continue
-            channel = received["channel"].decode().removeprefix(self._prefix)
+            channel = cast(bytes, received["channel"]).decode().removeprefix(self._prefix)
             if received["type"] == "message":
                 self._fanout.deliver(channel, received["data"])
             elif received["type"] == "subscribe" and channel in self._confirmed:

@@ -13,7 +13,6 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -31,13 +30,12 @@ from slipway_chassis.bus.valkey_entries import (
     encode_entry,
     is_for,
 )
+from slipway_chassis.bus.valkey_group import GroupMember
 
 BLOCK_MS = 5_000
-CLAIM_MS = 10_000
+CLAIM_MS = 10_000  # not below the longest of RETRY_DELAYS: an entry can't be idle since the future
 _HOLD_SECONDS = 3.0
 _SWEEP_SECONDS = 5.0
-_RELEASED = "released"
-"""Owner in name of entries that a stopped consumer gave back."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +46,7 @@ class StreamConsumer:
     def __init__(
         self,
         client: Redis,
+        waiting: Redis,
         *,
         stream: str,
         dead: str,
@@ -56,14 +55,13 @@ class StreamConsumer:
         concurrency: int,
         max_deliveries: int,
     ) -> None:
-        self._client = client
+        self._member = GroupMember(client, waiting, stream, group, f"{socket.gethostname()}-{secrets.token_hex(4)}")
         self._stream = stream
         self._dead = dead
         self._group = group
         self._handler = handler
         self._concurrency = concurrency
         self._max_deliveries = max_deliveries
-        self._name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._pool = HandlerPool(concurrency)
         self._held: dict[bytes, float] = {}  # entry -> when its lease was last renewed (monotonic seconds)
         self._room = asyncio.Event()
@@ -79,7 +77,7 @@ class StreamConsumer:
                     loops.create_task(self._repeat(step))
         finally:
             await self._pool.drain()
-            await self._leave()
+            await self._member.leave(CLAIM_MS)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         reconnect = Reconnect()
@@ -91,29 +89,19 @@ class StreamConsumer:
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     _log.warning("bus.refused", stream=self._stream, group=self._group, error=str(error))
                 await reconnect.wait()
-                await self._ensure_group()
+                await self._member.ensure_group()
             except RedisError as error:
                 if reconnect.attempts == 0:
                     _log.warning("bus.unreachable", stream=self._stream, group=self._group, error=str(error))
                 await reconnect.wait()
-
-    async def _ensure_group(self) -> None:
-        """Creates stream and group from the stream's beginning; also after somebody has purged them."""
-        try:
-            await self._client.xgroup_create(self._stream, self._group, id="0", mkstream=True)
-        except RedisError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                _log.debug("bus.group_not_created", stream=self._stream, group=self._group, error=str(error))
 
     async def _read(self) -> None:
         """One blocking read of as many new entries as handlers are free."""
         while (free := self._concurrency - len(self._held)) <= 0:
             self._room.clear()
             await self._room.wait()
-        read = await self._client.xreadgroup(self._group, self._name, {self._stream: ">"}, count=free, block=BLOCK_MS)
-        for _, entries in cast(list[tuple[bytes, list[tuple[bytes, Fields]]]], read):
-            for entry_id, fields in entries:
-                self._start(entry_id, fields, 1)
+        for entry_id, fields in await self._member.read(free, BLOCK_MS):
+            self._start(entry_id, fields, 1)
 
     async def _take_over(self) -> None:
         """Waits for the next parked entry or the sweep, then takes over entries whose lease has ended."""
@@ -127,26 +115,17 @@ class StreamConsumer:
             except TimeoutError:
                 pass
         self._due = [due for due in self._due if due > time.monotonic()]
-        position: bytes | str = "0-0"
+        position = b"0-0"
         while (room := 2 * self._concurrency - len(self._held)) > 0:
-            position, claimed = await self._claim(position, room)
-            for entry_id, fields, deliveries in claimed:
-                self._start(entry_id, fields, deliveries)
+            position, taken = await self._member.take_over(position, room, CLAIM_MS)
+            for entry_id, fields, deliveries in taken:
+                if entry_id not in self._held:
+                    self._start(entry_id, fields, deliveries)
             if position == b"0-0":
                 break
         if self._acknowledged:
             self._acknowledged = False
-            await self._trim()
-
-    async def _claim(self, position: bytes | str, count: int) -> tuple[bytes, list[tuple[bytes, Fields, int]]]:
-        answer = await self._client.xautoclaim(self._stream, self._group, self._name, CLAIM_MS, position, count=count)
-        entries = [(entry_id, fields) for entry_id, fields in answer[1] if entry_id not in self._held]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for entry_id, _ in entries:
-                pipeline.xpending_range(self._stream, self._group, entry_id, entry_id, 1)
-            pending = await pipeline.execute()
-        counts = {row["message_id"]: int(row["times_delivered"]) for rows in pending for row in rows}
-        return answer[0], [(entry_id, fields, counts.get(entry_id, 1)) for entry_id, fields in entries]
+            await self._member.trim()
 
     async def _hold(self) -> None:
         """Renews the leases of entries in hand. One that has ended belongs to whoever took over: it is left alone."""
@@ -154,7 +133,7 @@ class StreamConsumer:
         now = time.monotonic()
         leased = [entry_id for entry_id in self._held if not self._is_lost(entry_id)]
         if leased:
-            await self._client.xclaim(self._stream, self._group, self._name, 0, leased, justid=True)
+            await self._member.set_idle(leased, 0)
             self._held.update({entry_id: now for entry_id in leased if entry_id in self._held})
 
     def _is_lost(self, entry_id: bytes) -> bool:
@@ -180,7 +159,7 @@ class StreamConsumer:
         except MalformedEntry as error:
             # Kept in a form that dead letters have, whatever it was.
             found = encode_entry(Message(entry_id.decode(), self._stream, fields.get(b"body", b"")))
-            await self._give_up(entry_id, cast(Fields, found), f"MALFORMED: {error}", deliveries)
+            await self._give_up(entry_id, found, f"MALFORMED: {error}", deliveries)
             return
         if not is_for(fields, self._group):
             await self._acknowledge(entry_id)
@@ -196,51 +175,15 @@ class StreamConsumer:
             await self._park(entry_id, retry_delay(deliveries))
 
     async def _acknowledge(self, entry_id: bytes) -> None:
-        await self._client.xack(self._stream, self._group, entry_id)
+        await self._member.acknowledge(entry_id)
         self._acknowledged = True
 
     async def _give_up(self, entry_id: bytes, fields: Fields, reason: str, deliveries: int) -> None:
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(self._dead, cast(Any, encode_dead_entry(fields, reason, deliveries)))
-            pipeline.xack(self._stream, self._group, entry_id)
-            await pipeline.execute()
+        await self._member.move(entry_id, encode_dead_entry(fields, reason, deliveries), self._dead)
         self._acknowledged = True
         _log.error("bus.dead_letter", stream=self._stream, group=self._group, reason=reason, deliveries=deliveries)
 
     async def _park(self, entry_id: bytes, seconds: float) -> None:
-        idle = max(0, CLAIM_MS - round(seconds * 1000))
-        await self._client.xclaim(self._stream, self._group, self._name, 0, [entry_id], idle=idle, justid=True)
+        await self._member.set_idle([entry_id], CLAIM_MS - round(seconds * 1000))
         self._due.append(time.monotonic() + seconds + 0.01)
         self._wake.set()
-
-    async def _trim(self) -> None:
-        """Removes what every group has acknowledged: all before the oldest pending, or not yet read, entry."""
-        floors: list[tuple[int, int]] = []
-        for group in await self._client.xinfo_groups(self._stream):
-            if group["pending"]:
-                summary = await self._client.xpending(self._stream, group["name"])
-                if summary["min"] is not None:
-                    floors.append(_parse_id(summary["min"]))
-                    continue
-            milliseconds, sequence = _parse_id(group["last-delivered-id"])
-            floors.append((milliseconds, sequence + 1))
-        if floors:
-            floor = "{}-{}".format(*min(floors))
-            await self._client.xtrim(self._stream, minid=floor, approximate=False)
-
-    async def _leave(self) -> None:
-        """Ends the leases of unfinished entries and removes this consumer from the group."""
-        try:
-            rows = await self._client.xpending_range(self._stream, self._group, "-", "+", 10_000, self._name)
-            if rows:
-                entries = [row["message_id"] for row in rows]
-                await self._client.xclaim(self._stream, self._group, _RELEASED, 0, entries, idle=CLAIM_MS, justid=True)
-            await self._client.xgroup_delconsumer(self._stream, self._group, self._name)
-        except RedisError as error:
-            # Then the leases end by themselves.
-            _log.debug("bus.left_without_goodbye", stream=self._stream, group=self._group, error=str(error))
-
-
-def _parse_id(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds), int(sequence)

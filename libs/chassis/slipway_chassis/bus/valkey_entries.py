@@ -1,10 +1,8 @@
 """Messages as stream entries, and the names of streams."""
 
-from collections.abc import Mapping
-
 from slipway_chassis.bus.message import DEAD_DELIVERIES, DEAD_REASON, Message, decode_headers, encode_headers
 
-Fields = Mapping[bytes, bytes]
+Fields = dict[bytes, bytes]
 
 
 class MalformedEntry(ValueError):
@@ -16,23 +14,23 @@ def stream_key(namespace: str, name: str) -> str:
     return f"{namespace}:{name}"
 
 
-def encode_entry(message: Message, *, only_group: str = "") -> dict[str | bytes, str | bytes]:
+def encode_entry(message: Message, *, only_group: str = "") -> Fields:
     """Fields of a new entry. `only_group`: other groups are to pass over it (a replayed dead letter)."""
-    fields: dict[str | bytes, str | bytes] = {
-        "id": message.id,
-        "topic": message.topic,
-        "tenant": message.tenant,
-        "headers": encode_headers(message.headers),
-        "body": message.body,
+    fields: Fields = {
+        b"id": message.id.encode(),
+        b"topic": message.topic.encode(),
+        b"tenant": message.tenant.encode(),
+        b"headers": encode_headers(message.headers).encode(),
+        b"body": message.body,
     }
     if only_group:
-        fields["only-group"] = only_group
+        fields[b"only-group"] = only_group.encode()
     return fields
 
 
-def encode_dead_entry(fields: Fields, reason: str, deliveries: int) -> dict[str | bytes, str | bytes]:
+def encode_dead_entry(fields: Fields, reason: str, deliveries: int) -> Fields:
     """Fields of a dead letter: the entry's own ones, and why it is here."""
-    return {**fields, DEAD_REASON: reason, DEAD_DELIVERIES: str(deliveries)}
+    return {**fields, DEAD_REASON.encode(): reason.encode(), DEAD_DELIVERIES.encode(): str(deliveries).encode()}
 
 
 def decode_entry(fields: Fields) -> Message:

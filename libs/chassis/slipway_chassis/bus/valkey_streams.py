@@ -5,8 +5,9 @@ Confirmed means: appended to the stream, and as durable as the server's append-o
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
@@ -21,6 +22,8 @@ from slipway_chassis.errors import Unavailable
 # Longer than the blocking read (valkey_consumer.BLOCK_MS), which it must not cut off.
 _SOCKET_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 3.0
+# Publishers beyond these wait for their turn; each command takes a round trip.
+_CONNECTIONS = 16
 _PAGE = 100
 
 
@@ -28,22 +31,22 @@ class ValkeyBus:
     """Adapter of the Bus protocol."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._client = Redis.from_url(
-            url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
-            protocol=2,
-            socket_timeout=_SOCKET_TIMEOUT,
-            socket_connect_timeout=_CONNECT_TIMEOUT,
-            # One more try: a pooled connection that a restarted server has dropped is noticed only by using it.
-            retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), 1),
+        url = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+        commands = BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=_SOCKET_TIMEOUT, **_connection_options()
         )
+        self._client = Redis.from_pool(commands)
+        self._commands = cast(Any, self._client)  # see valkey_group on its types
+        # Apart, because these connections are held for as long as nothing comes.
+        self._waiting: Redis = Redis.from_url(url, **_connection_options())
         self._namespace = namespace
-        self._broadcast = ValkeyBroadcast(self._client, f"{namespace}:broadcast:")
+        self._broadcast = ValkeyBroadcast(self._client, self._waiting, f"{namespace}:broadcast:")
 
     async def publish(self, message: Message) -> None:
         """See Bus.publish."""
         check_publishable(message)
         try:
-            await self._client.xadd(stream_key(self._namespace, message.topic), encode_entry(message))
+            await self._commands.xadd(stream_key(self._namespace, message.topic), encode_entry(message))
         except RedisError as error:
             raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
 
@@ -55,6 +58,7 @@ class ValkeyBus:
         check_group(group)
         consumer = StreamConsumer(
             self._client,
+            self._waiting,
             stream=stream_key(self._namespace, topic),
             dead=self._dead(topic, group),
             group=group,
@@ -67,7 +71,7 @@ class ValkeyBus:
     async def dead_letters(self, topic: str, group: str, limit: int) -> list[Message]:
         """See Bus.dead_letters."""
         try:
-            entries = await self._client.xrange(self._dead(topic, group), count=limit)
+            entries = await self._commands.xrange(self._dead(topic, group), count=limit)
         except RedisError as error:
             raise Unavailable("bus: dead letters can't be read") from error
         return [decode_entry(fields) for _, fields in entries]
@@ -79,10 +83,10 @@ class ValkeyBus:
         replayed = 0
         try:
             # Letters that come meanwhile stay: a message that fails at once would be replayed for ever.
-            newest = await self._client.xrevrange(dead, count=1)
-            while newest and (page := await self._client.xrange(dead, max=newest[0][0], count=_PAGE)):
+            newest = await self._commands.xrevrange(dead, count=1)
+            while newest and (page := await self._commands.xrange(dead, max=newest[0][0], count=_PAGE)):
                 for entry_id, fields in page:
-                    async with self._client.pipeline(transaction=True) as pipeline:
+                    async with self._commands.pipeline(transaction=True) as pipeline:
                         pipeline.xadd(stream, encode_entry(decode_entry(fields), only_group=group))
                         pipeline.xdel(dead, entry_id)
                         await pipeline.execute()
@@ -102,14 +106,25 @@ class ValkeyBus:
     async def ping(self) -> None:
         """See Bus.ping."""
         try:
-            await self._client.execute_command("PING")
+            await self._commands.execute_command("PING")
         except RedisError as error:
             raise Unavailable("bus: Valkey does not answer") from error
 
     async def close(self) -> None:
         """See Bus.close."""
         await self._broadcast.close()
+        await self._waiting.aclose()
         await self._client.aclose()
 
     def _dead(self, topic: str, group: str) -> str:
         return stream_key(self._namespace, f"{topic}.{group}.dead")
+
+
+def _connection_options() -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "socket_timeout": _SOCKET_TIMEOUT,
+        "socket_connect_timeout": _CONNECT_TIMEOUT,
+        # One more try: a pooled connection that a restarted server has dropped is noticed only by using it.
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), 1),
+    }

@@ -82,6 +82,11 @@ class ServerProcess:
         self._child = None
 
     @property
+    def running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
     def pid(self) -> int:
         """Process id; the process must have been started."""
         assert self._child is not None, f"{self.name} is not running"

@@ -21,6 +21,7 @@ class RabbitServer:
     epmd: ServerProcess
     process: ServerProcess
     port: int
+    folder: Path
 
     @property
     def url(self) -> str:
@@ -30,6 +31,16 @@ class RabbitServer:
     def start(self) -> None:
         """Starts the server on its folder and waits for its port (about 20 s on a busy machine)."""
         self.process.start(lambda: accepts_connections(self.port), timeout=110)
+
+    def start_if_stopped(self) -> None:
+        """For the end of a test that stops the server, and may have failed in between."""
+        if not self.process.running:
+            self.start()
+
+    def would_recover(self, queue: str) -> bool:
+        """Whether the quorum queue `queue` comes back after SIGKILL: RabbitMQ 3.10 writes its list of them late."""
+        listings = list(self.folder.glob("mnesia/*/quorum/*/names.dets"))
+        return bool(listings) and all(queue.encode() in listing.read_bytes() for listing in listings)
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
@@ -74,7 +85,7 @@ def debian_rabbitmq() -> Generator[RabbitServer]:
             "RUNNING_UNDER_SYSTEMD": "true",
         },
     )
-    server = RabbitServer(mapper, node, node_port)
+    server = RabbitServer(mapper, node, node_port, folder)
     try:
         mapper.start(lambda: accepts_connections(epmd_port), timeout=10)
         server.start()

@@ -26,6 +26,11 @@ class RedisServer:
         """Starts the server on its folder and waits for its port."""
         self.process.start(lambda: accepts_connections(self.port), timeout=30)
 
+    def start_if_stopped(self) -> None:
+        """For the end of a test that stops the server, and may have failed in between."""
+        if not self.process.running:
+            self.start()
+
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
         if crash:
