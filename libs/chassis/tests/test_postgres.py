@@ -1,0 +1,149 @@
+"""Migrations, transactions, and what a database that is away means."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from slipway_chassis.errors import ErrorKind
+from slipway_chassis.postgres import (
+    StoreUnavailable,
+    WriteConflict,
+    after_commit,
+    migrate,
+    open_pool,
+    transaction,
+)
+from slipway_testkit.servers.postgres import embedded_postgres
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The migrations folder of a package `shop`."""
+    folder = tmp_path / "shop" / "migrations"
+    folder.mkdir(parents=True)
+    (tmp_path / "shop" / "__init__.py").touch()
+    (folder / "0001_first.sql").write_text("CREATE TABLE item (id int); CREATE TABLE note (t text);")
+    (folder / "0002_second.sql").write_text("ALTER TABLE item ADD price int;")
+    (folder / "README.md").write_text("no SQL")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    sys.modules.pop("shop", None)
+
+
+async def test_migrations_run_once_in_order_also_when_processes_start_together(
+    database_url: str, package: Path
+) -> None:
+    async with await open_pool(database_url) as pool:
+        await asyncio.gather(*(migrate(pool, "shop", chassis=["outbox", "inbox"]) for _ in range(4)))
+        applied = [r["name"] for r in await pool.fetch("SELECT name FROM slipway_migration ORDER BY apply_time, name")]
+        assert applied == [
+            "0001_first.sql",
+            "0002_second.sql",
+            "chassis/inbox_0001.sql",
+            "chassis/outbox_0001.sql",
+        ]
+        await pool.execute("INSERT INTO item (id, price) VALUES (1, 2)")
+        (package / "0003_third.sql").write_text("ALTER TABLE item ADD colour text;")
+        await migrate(pool, "shop", chassis=["outbox", "inbox"])
+        assert await pool.fetchval("SELECT colour FROM item") is None
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(database_url: str, package: Path) -> None:
+    (package / "0003_broken.sql").write_text("CREATE TABLE late (id int); SELECT nonsense;")
+    async with await open_pool(database_url) as pool:
+        with pytest.raises(asyncpg.UndefinedColumnError):
+            await migrate(pool, "shop")
+        assert await pool.fetchval("SELECT to_regclass('item')") is None
+
+
+async def test_an_applied_migration_must_not_change(database_url: str, package: Path) -> None:
+    async with await open_pool(database_url) as pool:
+        await migrate(pool, "shop")
+        (package / "0001_first.sql").write_text("CREATE TABLE other (id int);")
+        with pytest.raises(RuntimeError, match=r"0001_first\.sql was changed"):
+            await migrate(pool, "shop")
+
+
+async def test_callbacks_run_after_the_commit_and_not_after_a_rollback(pool: asyncpg.Pool) -> None:
+    seen: list[Any] = []
+    async with transaction(pool) as conn:
+        assert after_commit(conn, lambda: seen.append("committed"))
+        assert seen == []
+    assert seen == ["committed"]
+
+    async def fails() -> None:
+        async with transaction(pool) as conn:
+            after_commit(conn, lambda: seen.append("rolled back"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fails()
+    async with pool.acquire() as conn, conn.transaction():
+        assert not after_commit(conn, lambda: seen.append("not ours"))
+    assert seen == ["committed"]
+
+
+async def test_the_loser_of_a_deadlock_is_told_to_try_again(pool: asyncpg.Pool) -> None:
+    await pool.execute("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 0), (2, 0)")
+    meet = asyncio.Barrier(2)
+
+    async def update(first: int, second: int) -> None:
+        async with transaction(pool) as conn:
+            await conn.execute("UPDATE t SET n = n + 1 WHERE id = $1", first)
+            await meet.wait()
+            await conn.execute("UPDATE t SET n = n + 1 WHERE id = $1", second)
+
+    results = await asyncio.gather(update(1, 2), update(2, 1), return_exceptions=True)
+    losers = [r for r in results if r is not None]
+    assert len(losers) == 1
+    assert isinstance(losers[0], WriteConflict)
+    assert losers[0].kind is ErrorKind.ABORTED
+    assert await pool.fetch("SELECT n FROM t") == [(1,), (1,)]
+
+
+async def test_a_database_that_is_away_is_unavailable_and_the_pool_recovers(
+    eventually: Callable[..., Awaitable[Any]],
+) -> None:
+    with embedded_postgres() as server:
+        pool = await open_pool(server.url())
+
+        async def in_transaction() -> int:
+            async with transaction(pool) as conn:
+                server.process.kill()
+                return await conn.fetchval("SELECT 1")
+
+        with pytest.raises(StoreUnavailable):
+            await in_transaction()
+
+        async def works() -> bool:
+            try:
+                async with transaction(pool) as conn:
+                    return await conn.fetchval("SELECT true")
+            except StoreUnavailable:
+                return False
+
+        assert not await works()
+        server.restart(crash=True)
+        await eventually(works, timeout=20)
+        await pool.close()
+
+
+async def test_a_database_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    with embedded_postgres() as server:
+        server.process.stop()
+        opening = asyncio.create_task(open_pool(server.url()))
+        await asyncio.wait({opening}, timeout=0.3)
+        assert not opening.done()
+        await asyncio.to_thread(server.start)
+        pool = await opening
+        assert await pool.fetchval("SELECT 1") == 1
+        await pool.close()
+
+
+async def test_a_database_that_never_starts_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        await open_pool(f"postgresql://postgres@/none?host={tmp_path}", patience=0)
