@@ -12,6 +12,7 @@ from slipway_testkit.consuming import Inbox
 from slipway_testkit.servers.rabbitmq import RabbitServer
 
 TOPIC, GROUP = "audit.events", "audit"
+QUEUES = (f".{TOPIC}.{GROUP}", f".{TOPIC}#unclaimed")
 
 # RabbitMQ takes its time to start, more so on a busy machine.
 pytestmark = pytest.mark.timeout(300)
@@ -57,7 +58,7 @@ async def test_confirmed_messages_outlive_the_broker(new_bus, broker, namespace,
 
 
 async def test_running_consumer_and_subscriber_come_back_after_the_broker(
-    new_bus, broker, consumers, crash, eventually
+    new_bus, broker, namespace, consumers, crash, eventually
 ):
     bus, listener = await new_bus(), await new_bus()
     inbox = Inbox()
@@ -65,7 +66,7 @@ async def test_running_consumer_and_subscriber_come_back_after_the_broker(
     async with listener.subscribe("run.a") as heard:
         await publish(bus, range(1))
         await eventually(lambda: inbox.seen)
-        await written_down(broker, eventually, namespace, f".{TOPIC}.{GROUP}", f".{TOPIC}#unclaimed")
+        await written_down(broker, eventually, namespace, *QUEUES)
         await asyncio.to_thread(broker.stop, crash=crash)
         with pytest.raises(Unavailable):
             await bus.publish(Message("lost", TOPIC, b""))
@@ -110,7 +111,7 @@ async def test_message_in_hand_when_the_broker_dies_is_handled_in_the_end(
     consumers.start(bus.consume(TOPIC, GROUP, handle))
     await publish(bus, range(1))
     await asyncio.wait_for(in_hand.wait(), 10)
-    await written_down(broker, eventually, namespace, f".{TOPIC}.{GROUP}", f".{TOPIC}#unclaimed")
+    await written_down(broker, eventually, namespace, *QUEUES)
     await asyncio.to_thread(broker.stop, crash=True)
     finish.set()
     await eventually(lambda: handled)
@@ -161,7 +162,7 @@ async def test_parked_retry_outlives_the_broker(new_bus, broker, namespace, cons
     consumers.start(bus.consume(TOPIC, GROUP, inbox))
     await publish(bus, range(1))
     await eventually(lambda: len(inbox.seen) == 2)
-    await written_down(broker, eventually, namespace, f".{TOPIC}.{GROUP}", "#retry.1000")
+    await written_down(broker, eventually, namespace, *QUEUES, "#retry.1000")
     await asyncio.to_thread(broker.stop, crash=True)
     await asyncio.to_thread(broker.start)
     await eventually(lambda: [deliveries for _, deliveries in inbox.seen][-1] >= 3, timeout=40)

@@ -40,7 +40,10 @@ class RabbitServer:
     def would_recover(self, queue: str) -> bool:
         """Whether the quorum queue `queue` comes back after SIGKILL: RabbitMQ 3.10 writes its list of them late."""
         listings = list(self.folder.glob("mnesia/*/quorum/*/names.dets"))
-        return bool(listings) and all(queue.encode() in listing.read_bytes() for listing in listings)
+        # An Erlang atom: its length, then its name (of the virtual host "/" and the queue).
+        name = f"%2F_{queue}".encode()
+        entry = bytes([len(name)]) + name
+        return bool(listings) and all(entry in listing.read_bytes() for listing in listings)
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
