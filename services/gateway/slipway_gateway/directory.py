@@ -1,0 +1,63 @@
+"""Who a subject is now: looked at again whenever a run acts in the subject's name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from slipway_gateway.realm import RealmFile
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An enabled subject's roles and groups, as they are now."""
+
+    name: str
+    roles: frozenset[str]
+    groups: frozenset[str]
+
+
+class Directory(Protocol):
+    """A place that knows subjects."""
+
+    async def find(self, tenant: str, subject: str) -> Subject | None:
+        """The subject, or None when it is unknown in that tenant, or disabled. Raises Unavailable."""
+        ...
+
+
+class RealmFileDirectory:
+    """Subjects of a Keycloak realm export, the file that the development issuer signs people in from."""
+
+    def __init__(self, realm: RealmFile) -> None:
+        self._realm = realm
+
+    async def find(self, tenant: str, subject: str) -> Subject | None:
+        """As in Directory; the file is read again when it changed."""
+        user = self._realm.current().user_by_id(subject)
+        if user is None or not user.enabled or user.tenant != tenant:
+            return None
+        return Subject(user.username, user.roles, user.groups)
+
+
+class PrefixedDirectories:
+    """One directory for subjects whose name begins with a prefix, another for the rest."""
+
+    def __init__(self, by_prefix: Mapping[str, Directory], rest: Directory) -> None:
+        self._by_prefix = by_prefix
+        self._rest = rest
+
+    async def find(self, tenant: str, subject: str) -> Subject | None:
+        """As in Directory."""
+        for prefix, directory in self._by_prefix.items():
+            if subject.startswith(prefix):
+                return await directory.find(tenant, subject)
+        return await self._rest.find(tenant, subject)
+
+
+def open_directory(url: str) -> Directory:
+    """The directory that a URL names: `realm-file:///path/to/realm.json`. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "realm-file" or not parts.path:
+        raise ValueError(f"the directory {url!r} is not of the form realm-file:///path/to/realm.json")
+    return RealmFileDirectory(RealmFile(Path(unquote(parts.path))))

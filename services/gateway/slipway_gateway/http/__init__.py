@@ -1,0 +1,1 @@
+"""The HTTP API: protocol bounds, problems, routes. Everything behind it is called over gRPC."""

@@ -1,0 +1,132 @@
+"""Calls of the services behind the gateway, for one verified caller."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+from slipway.agents.v1.agents_pb2_grpc import AgentsServiceStub
+from slipway.audit.v1.audit_pb2_grpc import AuditServiceStub
+from slipway.memory.v1.memory_pb2_grpc import FilesServiceStub, KnowledgeServiceStub, SessionsServiceStub
+from slipway.router.v1.router_pb2_grpc import RouterServiceStub
+from slipway.runs.v1.runs_pb2_grpc import RunsServiceStub
+from slipway.tools.v1.tools_pb2_grpc import ToolsServiceStub
+from slipway_chassis import channel
+from starlette.requests import ClientDisconnect, Request
+
+from slipway_gateway.caller_tokens import CallerTokens
+from slipway_gateway.principal import Principal
+
+# Seconds that a call may take; each has its reason in what stands behind it.
+DEFAULT_SECONDS: Final = 15.0
+MODEL_SECONDS: Final = 300.0
+SEARCH_SECONDS: Final = 30.0
+TOOL_SECONDS: Final = 320.0
+TRANSFER_SECONDS: Final = 600.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Addresses of the services."""
+
+    router: str
+    orchestrator: str
+    memory: str
+    tools: str
+    audit: str
+
+
+class Peers:
+    """Stubs of the services behind the gateway."""
+
+    def __init__(self, targets: Targets) -> None:
+        router, orchestrator = channel.connect(targets.router), channel.connect(targets.orchestrator)
+        memory, tools, audit = (
+            channel.connect(targets.memory),
+            channel.connect(targets.tools),
+            channel.connect(targets.audit),
+        )
+        self._channels: list[grpc.aio.Channel] = [router, orchestrator, memory, tools, audit]
+        self.router = RouterServiceStub(router)
+        self.agents = AgentsServiceStub(orchestrator)
+        self.runs = RunsServiceStub(orchestrator)
+        self.knowledge = KnowledgeServiceStub(memory)
+        self.files = FilesServiceStub(memory)
+        self.sessions = SessionsServiceStub(memory)
+        self.tools = ToolsServiceStub(tools)
+        self.audit = AuditServiceStub(audit)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await asyncio.gather(*(one.close() for one in self._channels))
+
+
+class Calls:
+    """What a route calls: every call carries the caller's internal token, a deadline and the trace.
+
+    The methods raise the SlipwayError of the service that was called.
+    """
+
+    def __init__(self, peers: Peers, tokens: CallerTokens, principal: Principal) -> None:
+        self.peers = peers
+        self.principal = principal
+        self._tokens = tokens
+
+    async def invoke(self, method: Any, request: Any, *, timeout: float = DEFAULT_SECONDS) -> Any:
+        """A unary call; `timeout` in seconds."""
+        return await channel.invoke(method, request, token=self._tokens.for_principal(self.principal), timeout=timeout)
+
+    async def upload(self, method: Any, parts: AsyncIterator[Any], *, timeout: float = TRANSFER_SECONDS) -> Any:
+        """A call that sends a stream. What `parts` raises is raised here."""
+        failure: list[BaseException] = []
+
+        async def watched() -> AsyncGenerator[Any]:
+            try:
+                async for part in parts:
+                    yield part
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        try:
+            return await self.invoke(method, watched(), timeout=timeout)
+        except asyncio.CancelledError:
+            # gRPC cancels a call whose request iterator fails, and keeps the reason to itself.
+            if failure:
+                raise failure[0] from None
+            raise
+
+    def stream(self, method: Any, request: Any, *, timeout: float) -> AsyncGenerator[Any]:
+        """A call that answers with a stream; close it (`aclosing`) to cancel the call."""
+        token = self._tokens.for_principal(self.principal)
+        return cast(AsyncGenerator[Any], channel.stream(method, request, token=token, timeout=timeout))
+
+
+async def first_of(stream: AsyncGenerator[T]) -> T | None:
+    """The first item of a stream, so that its error comes before any header is sent; None for an empty stream."""
+    return await anext(stream, None)
+
+
+async def unless_disconnected(request: Request, call: Coroutine[Any, Any, T]) -> T:
+    """Runs a call, and cancels it when the client goes away: raises ClientDisconnect then.
+
+    The request's body must have been read.
+    """
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.create_task(call), asyncio.create_task(disconnected())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)

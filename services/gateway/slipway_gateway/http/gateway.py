@@ -1,0 +1,41 @@
+"""What the routes work with, made once by `main.py`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from slipway_gateway.api_keys import ApiKeys
+from slipway_gateway.authentication import Authenticator
+from slipway_gateway.caller_tokens import CallerTokens
+from slipway_gateway.directory import Directory
+from slipway_gateway.http.calls import Peers
+from slipway_gateway.rate_limits import RateLimiter
+from slipway_gateway.run_grants import RunGrants
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """Bounds of the HTTP API; times in seconds, sizes in bytes."""
+
+    max_body_bytes: int
+    max_upload_bytes: int
+    max_wait: float = 60
+    heartbeat: float = 15
+    max_stream: float = 3600
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The parts of a running gateway. `stopping` is set when open streams should end."""
+
+    authenticator: Authenticator
+    api_keys: ApiKeys
+    tokens: CallerTokens
+    grants: RunGrants
+    directory: Directory
+    limiter: RateLimiter
+    peers: Peers
+    limits: HttpLimits
+    allowed_hosts: frozenset[str]
+    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,1 @@
+"""Verification of OIDC access tokens: compact form, keys of the issuer, claims."""

@@ -1,0 +1,81 @@
+"""Settings of the gateway, from SLIPWAY_GATEWAY_* variables."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+from slipway_chassis.settings import ServiceSettings
+
+Nonempty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class GatewaySettings(ServiceSettings):
+    """Addresses, the identity provider, keys, limits. Lists are JSON, e.g. `["slipway-cli"]`."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_GATEWAY_", frozen=True, extra="ignore")
+
+    # The gateway is slipway.identity.v1: it asks nobody for a token.
+    identity_target: str = ""
+    service_secret: SecretStr = SecretStr("")
+
+    http_listen: str = Field("127.0.0.1:8080", description="address of the HTTP API")
+    allowed_hosts: frozenset[Nonempty] = Field(
+        frozenset({"localhost", "127.0.0.1", "[::1]"}), description='hosts that requests may name; `["*"]`: any'
+    )
+
+    oidc_issuer: Nonempty = Field(description="exact `iss` of access tokens")
+    oidc_jwks_url: str = Field("", description="where the issuer's keys are; empty: by its discovery document")
+    oidc_audience: Nonempty = Field("slipway", description="what `aud` must contain")
+    oidc_azp: frozenset[Nonempty] = Field(min_length=1, description="clients whose tokens are accepted")
+    oidc_subject_claim: Nonempty = Field("sub", description="claim that names the caller for ever")
+    oidc_tenant_claim: Nonempty = "tenant"
+    oidc_roles_claim: Nonempty = "realm_access.roles"
+    oidc_groups_claim: Nonempty = "groups"
+    directory_url: Nonempty = Field(description="where subjects are looked up: realm-file:///path")
+
+    signing_key_file: Path = Field(description="PEM of the key that signs internal tokens")
+    service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret")
+    service_secrets_file: Path | None = Field(None, description="the same in a file")
+    grant_lifetime: int = Field(30 * 86_400, ge=60, le=30 * 86_400, description="seconds that a run grant lives")
+    api_key_roles: frozenset[Nonempty] = Field(
+        frozenset({"developer", "operator", "auditor"}), description="roles that API keys may have"
+    )
+
+    router_target: Nonempty
+    orchestrator_target: Nonempty
+    memory_target: Nonempty
+    tools_target: Nonempty
+    audit_target: Nonempty
+
+    rate_per_minute: int = Field(3000, ge=1, description="requests a minute of one caller")
+    rate_burst: int = Field(600, ge=1, description="requests that a caller may send at once")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="largest JSON body")
+    max_upload_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest file")
+    max_wait: float = Field(60, ge=1, le=600, description="longest `Prefer: wait` in seconds")
+    max_stream: float = Field(3600, ge=10, description="longest event stream in seconds")
+
+    @field_validator("service_secrets_file")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("names no file")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_secrets(self) -> "GatewaySettings":
+        if bool(self.service_secrets.get_secret_value()) == (self.service_secrets_file is not None):
+            raise ValueError("set either SERVICE_SECRETS or SERVICE_SECRETS_FILE")
+        return self
+
+    def read_service_secrets(self) -> dict[str, str]:
+        """Service to secret. Raises ValueError with a sentence."""
+        text = self.service_secrets_file.read_text() if self.service_secrets_file else None
+        secrets = json.loads(self.service_secrets.get_secret_value() if text is None else text)
+        if not isinstance(secrets, dict):
+            raise ValueError("the service secrets are not a JSON object")
+        for service, secret in secrets.items():
+            if not isinstance(secret, str) or len(secret) < 16:
+                raise ValueError(f"the secret of {service} is shorter than 16 characters")
+        return secrets
