@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class EffectKey(_message.Message):
     """EffectKey names one effect of one run. Executors keep key, epoch and answer: they refuse an older epoch
-    (FAILED_PRECONDITION, reason STALE_EPOCH) and answer a repeated key with the recorded answer.
+    (ABORTED, reason STALE_EPOCH) and answer a repeated key with the recorded answer.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
