@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 
-import structlog
 from aio_pika import ExchangeType
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
@@ -13,10 +12,11 @@ from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, watch
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.fanout import MAILBOX_SIZE, Fanout
 from slipway_chassis.errors import Unavailable
+from slipway_chassis.logs import get_logger
 
 _CONFIRM_SECONDS = 5.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class AmqpBroadcast:

@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import suppress
 
-import structlog
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
@@ -12,11 +11,13 @@ from slipway_chassis.bus.amqp_topology import Names, declare_group, decode, deli
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.handlers import HandlerPool, attempt
 from slipway_chassis.bus.message import CONSUMER_LOST, Message
+from slipway_chassis.bus.metrics import handled
 from slipway_chassis.bus.protocol import Handler
+from slipway_chassis.logs import get_logger
 
 _CONFIRM_SECONDS = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class QueueConsumer:
@@ -71,9 +72,9 @@ class QueueConsumer:
     async def _handle(self, incoming: AbstractIncomingMessage) -> None:
         try:
             await self._settle(incoming)
-        except AMQP_ERRORS as error:
-            # The message is still the broker's: it comes again, which consumers must bear anyway.
-            _log.warning("bus.not_settled", queue=self._names.queue, error=str(error))
+        except Exception as error:  # noqa: BLE001 - a message in hand must be given back, whatever went wrong
+            # It comes again, with a higher count, which consumers must bear anyway.
+            _log.warning("bus.not_settled", queue=self._names.queue, error=repr(error))
             with suppress(*AMQP_ERRORS):
                 await incoming.reject(requeue=True)
 
@@ -89,13 +90,16 @@ class QueueConsumer:
             await self._give_up(incoming, message, CONSUMER_LOST, deliveries - 1)
         elif (reason := await attempt(self._handler, message, deliveries, self._names.group)) is None:
             await incoming.ack()
+            self._count("acknowledged")
         elif deliveries == self._max_deliveries:
             await self._give_up(incoming, message, reason, deliveries)
         else:
             await self._pass_on(incoming, encode(message, deliveries=deliveries), self._names.retry(deliveries))
+            self._count("retried")
 
     async def _give_up(self, incoming: AbstractIncomingMessage, message: Message, reason: str, deliveries: int) -> None:
         await self._pass_on(incoming, encode(message, deliveries=deliveries, dead_reason=reason), "")
+        self._count("dead")
         _log.error("bus.dead_letter", queue=self._names.queue, reason=reason, deliveries=deliveries)
 
     async def _pass_on(self, incoming: AbstractIncomingMessage, copy: AmqpMessage, exchange: str) -> None:
@@ -126,3 +130,6 @@ class QueueConsumer:
         if channel is not None:
             with suppress(*AMQP_ERRORS):
                 await channel.close()
+
+    def _count(self, outcome: str) -> None:
+        handled.labels(self._names.topic, self._names.group, outcome).inc()

@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-import structlog
-
 from slipway_chassis.bus.message import Message, failure_reason
 from slipway_chassis.bus.protocol import Handler
+from slipway_chassis.logs import get_logger
 
 DRAIN_SECONDS = 8.0
 """What running handlers get when their consumer is cancelled: less than a service's shutdown grace (10 s)."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class HandlerPool:

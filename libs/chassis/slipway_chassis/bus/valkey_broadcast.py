@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, cast
 
-import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
@@ -13,12 +12,13 @@ from redis.exceptions import RedisError
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.fanout import Fanout
 from slipway_chassis.errors import Unavailable
+from slipway_chassis.logs import get_logger
 
 _CONFIRM_SECONDS = 5.0
 # The reader wakes this often when nothing comes; between, it waits for the socket.
 _READ_SECONDS = 30.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class ValkeyBroadcast:

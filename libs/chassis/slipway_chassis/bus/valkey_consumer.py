@@ -14,13 +14,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from slipway_chassis.bus.backoff import Reconnect, retry_delay
 from slipway_chassis.bus.handlers import HandlerPool, attempt
 from slipway_chassis.bus.message import CONSUMER_LOST, Message
+from slipway_chassis.bus.metrics import handled
 from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.bus.valkey_entries import (
     Fields,
@@ -31,13 +31,14 @@ from slipway_chassis.bus.valkey_entries import (
     is_for,
 )
 from slipway_chassis.bus.valkey_group import GroupMember
+from slipway_chassis.logs import get_logger
 
 BLOCK_MS = 5_000
 CLAIM_MS = 10_000  # not below the longest of RETRY_DELAYS: an entry can't be idle since the future
 _HOLD_SECONDS = 3.0
 _SWEEP_SECONDS = 5.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class StreamConsumer:
@@ -48,6 +49,7 @@ class StreamConsumer:
         client: Redis,
         waiting: Redis,
         *,
+        topic: str,
         stream: str,
         dead: str,
         group: str,
@@ -56,6 +58,7 @@ class StreamConsumer:
         max_deliveries: int,
     ) -> None:
         self._member = GroupMember(client, waiting, stream, group, f"{socket.gethostname()}-{secrets.token_hex(4)}")
+        self._topic = topic
         self._stream = stream
         self._dead = dead
         self._group = group
@@ -146,9 +149,9 @@ class StreamConsumer:
     async def _handle(self, entry_id: bytes, fields: Fields, deliveries: int) -> None:
         try:
             await self._settle(entry_id, fields, deliveries)
-        except RedisError as error:
-            # The entry stays pending: it comes again, which consumers must bear anyway.
-            _log.warning("bus.not_settled", stream=self._stream, group=self._group, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the consumer goes on, whatever went wrong with one message
+            # The entry stays pending: it comes again, with a higher count, which consumers must bear anyway.
+            _log.warning("bus.not_settled", stream=self._stream, group=self._group, error=repr(error))
         finally:
             del self._held[entry_id]
             self._room.set()
@@ -158,7 +161,7 @@ class StreamConsumer:
             message = decode_entry(fields)
         except MalformedEntry as error:
             # Kept in a form that dead letters have, whatever it was.
-            found = encode_entry(Message(entry_id.decode(), self._stream, fields.get(b"body", b"")))
+            found = encode_entry(Message(entry_id.decode(), self._topic, fields.get(b"body", b"")))
             await self._give_up(entry_id, found, f"MALFORMED: {error}", deliveries)
             return
         if not is_for(fields, self._group):
@@ -167,6 +170,7 @@ class StreamConsumer:
             await self._give_up(entry_id, fields, CONSUMER_LOST, deliveries - 1)
         elif (reason := await attempt(self._handler, message, deliveries, self._group)) is None:
             await self._acknowledge(entry_id)
+            self._count("acknowledged")
         elif self._is_lost(entry_id):
             pass  # whoever took over has the say now
         elif deliveries == self._max_deliveries:
@@ -181,9 +185,14 @@ class StreamConsumer:
     async def _give_up(self, entry_id: bytes, fields: Fields, reason: str, deliveries: int) -> None:
         await self._member.move(entry_id, encode_dead_entry(fields, reason, deliveries), self._dead)
         self._acknowledged = True
+        self._count("dead")
         _log.error("bus.dead_letter", stream=self._stream, group=self._group, reason=reason, deliveries=deliveries)
 
     async def _park(self, entry_id: bytes, seconds: float) -> None:
         await self._member.set_idle([entry_id], CLAIM_MS - round(seconds * 1000))
+        self._count("retried")
         self._due.append(time.monotonic() + seconds + 0.01)
         self._wake.set()
+
+    def _count(self, outcome: str) -> None:
+        handled.labels(self._topic, self._group, outcome).inc()

@@ -5,16 +5,16 @@ redis-py can't tell decoded from raw answers; what it hands out is given its typ
 
 from typing import Any, cast
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from slipway_chassis.bus.valkey_entries import Fields
+from slipway_chassis.logs import get_logger
 
 _RELEASED = "released"
 """Owner in name of entries that a stopped consumer gave back."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class GroupMember:

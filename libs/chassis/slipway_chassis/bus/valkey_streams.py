@@ -59,6 +59,7 @@ class ValkeyBus:
         consumer = StreamConsumer(
             self._client,
             self._waiting,
+            topic=topic,
             stream=stream_key(self._namespace, topic),
             dead=self._dead(topic, group),
             group=group,
