@@ -5,7 +5,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pydantic
 import uvicorn
@@ -19,7 +19,7 @@ class _Server(uvicorn.Server):
     """uvicorn raises the signal again once it has stopped, which would end the process before the models are freed."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)

@@ -38,8 +38,9 @@ class LocalModels:
         loop = asyncio.get_running_loop()
         self.embeddings = await loop.run_in_executor(self._worker, EmbeddingModel, self._threads)
         await self.embed(["ready"])
-        self.chat = await loop.run_in_executor(self._worker, ChatModel, self._threads)
-        await self.chat.answer({"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1})
+        chat: ChatModel = await loop.run_in_executor(self._worker, ChatModel, self._threads)
+        await chat.answer({"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1})
+        self.chat = chat
         trim()
         self.ready.set()
 

@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct on llama.cpp: one loaded model, two generations at a time."""
 
 import asyncio
+import importlib
 import queue
 import secrets
 import threading
@@ -50,9 +51,9 @@ class ChatModel:
 
     def __init__(self, threads: int) -> None:
         """Load the weights with `threads` threads for a generation; raises ArtifactMissing."""
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
+        # The extension module has no stubs.
+        llama: Any = importlib.import_module("xllamacpp")
+        params = llama.CommonParams()
         params.model.path = str(chat_weights())
         params.model_alias = {CHAT_MODEL_ID}
         params.n_ctx = CONTEXT_TOKENS * SLOTS
@@ -69,7 +70,7 @@ class ChatModel:
         params.endpoint_slots = False
         params.endpoint_props = False
         params.endpoint_metrics = False
-        self._server: Any = xllamacpp.Server(params)
+        self._server: Any = llama.Server(params)
         self._slots = ThreadPoolExecutor(SLOTS, thread_name_prefix="chat")
         self._admitted = 0
 

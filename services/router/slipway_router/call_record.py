@@ -1,0 +1,112 @@
+"""The account of one call while it runs: attempts, tokens, cost, outcome. One record is one usage row."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal
+
+from slipway_chassis.caller import Caller
+from slipway_chassis.ids import new_id
+
+from slipway_router.catalogue import Model
+from slipway_router.chat import Effect, Spent
+from slipway_router.routing import Candidate, Plan
+from slipway_router.tokens import TokenCount, estimated_tokens
+
+Operation = Literal["chat", "embeddings"]
+OK = "ok"
+CANCELLED = "CANCELLED"
+"""Outcome of a call whose caller went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptNote:
+    """One attempt at one model; `outcome` is "ok" or the reason of the failure."""
+
+    model: str
+    provider: str
+    outcome: str
+    status: int | None
+    latency_ms: int
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What is known of a call so far."""
+
+    caller: Caller
+    operation: Operation
+    requested_model: str
+    task: str
+    labels: Mapping[str, str]
+    effect: Effect | None
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    plan: Plan | None = None
+    attempts: list[AttemptNote] = field(default_factory=list[AttemptNote])
+    candidate: Candidate | None = None
+    """The candidate that answers, or was tried last."""
+    returned_model: str = ""
+    tokens: TokenCount = field(default_factory=TokenCount)
+    cost: Decimal = Decimal(0)
+    estimated: bool = False
+    text: list[str] = field(default_factory=list[str])
+    """The answer's text so far: what a caller who goes away has had."""
+    output: Mapping[str, object] | None = None
+    """The answer for the audit record."""
+    outcome: str = ""
+    end_time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    latency_ms: int = 0
+
+    @staticmethod
+    def begin(
+        caller: Caller,
+        operation: Operation,
+        *,
+        model: str,
+        task: str,
+        labels: Mapping[str, str],
+        effect: Effect | None,
+        request_id: str = "",
+    ) -> "CallRecord":
+        """A record that starts now; it gets a request id if it has none."""
+        return CallRecord(caller, operation, model, task, labels, effect, request_id or new_id("req"))
+
+    @property
+    def run_id(self) -> str:
+        """The run that makes the call: of the effect's key, else of the caller's token."""
+        return self.effect.run_id if self.effect else self.caller.run_id or ""
+
+    @property
+    def spent(self) -> Spent:
+        """Tokens and cost so far."""
+        return Spent(self.tokens, self.cost, self.estimated)
+
+    def spend(self, model: Model, tokens: TokenCount) -> None:
+        """Add what an attempt at `model` used."""
+        self.tokens += tokens
+        self.cost += model.price.cost(tokens)
+
+    def spend_estimate(self, model: Model) -> None:
+        """Add an estimate from what was sent and what came back: the provider reported nothing."""
+        assert self.plan is not None  # noqa: S101 - there is no attempt without a plan
+        output = estimated_tokens(["".join(self.text)]) if self.text else 0
+        self.spend(model, TokenCount(input=self.plan.demand.input_estimate, output=output))
+        self.estimated = True
+
+    @property
+    def broken_off(self) -> bool:
+        """True when an attempt was under way as the caller went away."""
+        return bool(self.attempts) and self.attempts[-1].outcome == CANCELLED
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.started
+
+    def end(self, outcome: str) -> None:
+        """Note how and when the call ended."""
+        self.outcome = outcome
+        self.end_time = datetime.now(UTC)
+        self.latency_ms = round(self.elapsed() * 1000)

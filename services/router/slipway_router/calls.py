@@ -1,0 +1,302 @@
+"""The router's main act: a request becomes a plan, attempts, an answer, and an account of what it cost."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import asdict, replace
+from typing import Literal, Protocol
+
+from slipway_chassis.caller import Caller
+from slipway_chassis.errors import InvalidArgument, SlipwayError
+from slipway_chassis.policy import PolicyDecision, Resource
+
+from slipway_router import evidence_data, metrics
+from slipway_router.accounts import Accounts
+from slipway_router.answers import ChatAnswer, Collected, EmbeddingsAnswer
+from slipway_router.call_record import CallRecord
+from slipway_router.catalogue import Catalogue, Model
+from slipway_router.chat import (
+    ChatRequest,
+    Completion,
+    Effect,
+    EmbeddingsRequest,
+    Piece,
+    StreamEvent,
+    StreamFinished,
+    StreamStarted,
+    TextDelta,
+    Vectors,
+)
+from slipway_router.failover import AttemptTimes, Failover, Underway
+from slipway_router.routing import Demand, Plan, plan, refusal
+from slipway_router.wire.pool import WirePool
+
+
+class TenantRequired(InvalidArgument):
+    """The caller acts for no tenant, so nobody could be billed."""
+
+    reason = "TENANT_REQUIRED"
+
+
+class Policy(Protocol):
+    """The policy engine, as far as it is used here."""
+
+    def decide(self, caller: Caller, action: str, resource: Resource) -> PolicyDecision: ...
+    def authorize(self, caller: Caller, action: str, resource: Resource) -> PolicyDecision: ...
+
+
+class Ledger(Protocol):
+    """The effect ledger of the chassis."""
+
+    async def perform(
+        self,
+        caller: Caller,
+        effect: Effect | None,
+        fingerprint: bytes,
+        action: Callable[[], Awaitable[bytes]],
+        *,
+        in_doubt: Literal["repeat", "uncertain"],
+    ) -> bytes: ...
+
+
+class ModelCalls:
+    """Calls models for callers."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Callable[[], Catalogue],
+        policy: Policy,
+        failover: Failover,
+        pool: WirePool,
+        accounts: Accounts,
+        ledger: Ledger,
+    ) -> None:
+        self._catalogue = catalogue
+        self._policy = policy
+        self._failover = failover
+        self._pool = pool
+        self._accounts = accounts
+        self._ledger = ledger
+
+    def explain(self, caller: Caller, demand: Demand) -> Plan:
+        """The plan for a request that is not sent."""
+        return plan(self._catalogue(), demand, lambda model: self._policy.decide(caller, *use_of(caller, model)))
+
+    async def chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
+        """A whole answer. With an effect, a repeated key gets the recorded answer and nothing is bought."""
+
+        async def act() -> bytes:
+            return (await self._chat(caller, request)).encode()
+
+        return ChatAnswer.decode(await self._perform(caller, request, act))
+
+    async def embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
+        """Vectors in the order of the inputs; effects as in `chat`."""
+
+        async def act() -> bytes:
+            return (await self._embed(caller, request)).encode()
+
+        return EmbeddingsAnswer.decode(await self._perform(caller, request, act))
+
+    async def stream(self, caller: Caller, request: ChatRequest) -> AsyncGenerator[StreamEvent, None]:
+        """The answer in deltas. Close the generator to stop the provider: what came until then is billed.
+
+        With an effect the answer is bought to its end even if the caller goes away, so that a repetition finds it; the
+        repetition gets it as one delta.
+        """
+        if request.effect is None:
+            async with contextlib.aclosing(self._stream(caller, request)) as events:
+                async for event in events:
+                    yield event
+            return
+        live: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+
+        async def act() -> bytes:
+            collected = Collected()
+            async with contextlib.aclosing(self._stream(caller, request)) as events:
+                async for event in events:
+                    collected.take(event)
+                    live.put_nowait(event)
+            return collected.whole().encode()
+
+        performing = asyncio.ensure_future(self._perform(caller, request, act))
+        performing.add_done_callback(lambda _: live.put_nowait(None))
+        streamed = False
+        try:
+            while (event := await live.get()) is not None:
+                streamed = True
+                yield event
+            recorded = ChatAnswer.decode(await performing)
+        finally:
+            # The execution itself is the ledger's and goes on; only this wait for it ends.
+            performing.cancel()
+        if not streamed:
+            for event in recorded.replay():
+                yield event
+
+    async def _perform(
+        self, caller: Caller, request: ChatRequest | EmbeddingsRequest, act: Callable[[], Awaitable[bytes]]
+    ) -> bytes:
+        return await self._ledger.perform(caller, request.effect, fingerprint(request), act, in_doubt="repeat")
+
+    async def _chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
+        record = _begin(caller, request)
+        question = evidence_data.chat_question(request)
+
+        async def start(model: Model, times: AttemptTimes) -> Completion:
+            return await self._pool.client(model.provider).chat(model, request, deadline=times.end)
+
+        try:
+            made = self._plan(caller, record, Demand.of_chat(request))
+            attempt = await self._failover.first(made, record, start)
+        except SlipwayError as error:
+            await self._accounts.failed(record, question, error)
+            raise
+        except asyncio.CancelledError:
+            await self._accounts.left(record, question)
+            raise
+        completion = attempt.result
+        record.returned_model = completion.model
+        record.text = [completion.content or ""]
+        record.output = evidence_data.chat_output(completion.content, completion)
+        reference = await self._accounts.answered(attempt, record, question, completion.usage)
+        return ChatAnswer(
+            content=completion.content,
+            tool_calls=completion.tool_calls,
+            refusal=completion.refusal,
+            finish_reason=completion.finish_reason,
+            model=completion.model,
+            catalogue_model=attempt.candidate.model.name,
+            spent=record.spent,
+            attempts=len(record.attempts),
+            request_id=record.request_id,
+            record=reference,
+            create_time=record.end_time,
+        )
+
+    async def _embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
+        record = CallRecord.begin(
+            _billable(caller), "embeddings", model=request.model, task="", labels={}, effect=request.effect
+        )
+        question = evidence_data.embeddings_question(request)
+
+        async def start(model: Model, times: AttemptTimes) -> Vectors:
+            return await self._pool.client(model.provider).embed(model, request.inputs, deadline=times.end)
+
+        try:
+            made = self._plan(caller, record, Demand.of_embeddings(request))
+            attempt = await self._failover.first(made, record, start)
+        except SlipwayError as error:
+            await self._accounts.failed(record, question, error)
+            raise
+        except asyncio.CancelledError:
+            await self._accounts.left(record, question)
+            raise
+        vectors = attempt.result
+        record.returned_model = vectors.model
+        await self._accounts.answered(attempt, record, question, vectors.usage)
+        name = attempt.candidate.model.name
+        return EmbeddingsAnswer(vectors.values, vectors.model, name, record.spent, record.request_id)
+
+    async def _stream(self, caller: Caller, request: ChatRequest) -> AsyncGenerator[StreamEvent, None]:
+        record = _begin(caller, request)
+        question = evidence_data.chat_question(request)
+        attempt: Underway[_Opened] | None = None
+        try:
+            made = self._plan(caller, record, Demand.of_chat(request))
+            attempt = await self._failover.first(made, record, lambda m, times: self._open(m, request, times))
+            opened, model = attempt.result, attempt.candidate.model
+            record.returned_model = opened.piece.model
+            metrics.time_to_first_token.labels(model.provider.name, model.upstream).observe(record.elapsed())
+            yield StreamStarted(opened.piece.model, model.name, len(record.attempts) + 1, record.request_id)
+            while isinstance(opened.piece, Piece):
+                record.text.append(opened.piece.text)
+                yield TextDelta(opened.piece.text)
+                await opened.advance()
+            completion = opened.piece
+        except SlipwayError as error:
+            await self._accounts.failed(record, question, error, attempt)
+            raise
+        except BaseException:
+            # Cancelled, or the generator was closed: the caller went away.
+            if attempt is not None:
+                await attempt.result.aclose()
+            await self._accounts.left(record, question, attempt)
+            raise
+        record.returned_model = completion.model
+        record.output = evidence_data.chat_output("".join(record.text), completion)
+        reference = await self._accounts.answered(attempt, record, question, completion.usage)
+        for call in completion.tool_calls:
+            yield call
+        yield StreamFinished(completion.finish_reason, record.spent, reference)
+
+    async def _open(self, model: Model, request: ChatRequest, times: AttemptTimes) -> "_Opened":
+        opened = _Opened(
+            self._pool.client(model.provider).stream(
+                model, request, first_token_deadline=times.first_token, deadline=times.end
+            )
+        )
+        await opened.advance()
+        return opened
+
+    def _plan(self, caller: Caller, record: CallRecord, demand: Demand) -> Plan:
+        made = record.plan = self.explain(caller, demand)
+        if made.candidates:
+            return made
+        refused = refusal(made)
+        if refused is None:
+            # The engine's own error names action, resource and policies.
+            self._policy.authorize(caller, *use_of(caller, made.left_out[0].model))
+            raise RuntimeError("the policy engine denies and allows the same")
+        raise refused
+
+
+class _Opened:
+    """A provider's stream whose first piece is here."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece | Completion, None]) -> None:
+        self._pieces = pieces
+        self.piece: Piece | Completion = Piece("", "")
+
+    async def advance(self) -> None:
+        """Go on to the next piece; raises ProviderFailure."""
+        self.piece = await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """Stop the provider."""
+        await self._pieces.aclose()
+
+
+def use_of(caller: Caller, model: Model) -> tuple[str, Resource]:
+    """Action and resource that the policy decides on."""
+    facts = {"name": model.name, "provider": model.provider.name, "regions": sorted(model.regions)}
+    return "UseModel", Resource(type="Model", id=model.name, tenant=caller.tenant, attributes=facts)
+
+
+def fingerprint(request: ChatRequest | EmbeddingsRequest) -> bytes:
+    """SHA-256 of what is asked for, without the ids of this one attempt at asking."""
+    asked = replace(request, effect=None)
+    if isinstance(asked, ChatRequest):
+        asked = replace(asked, request_id="")
+    return hashlib.sha256(json.dumps(asdict(asked), sort_keys=True, default=str).encode()).digest()
+
+
+def _begin(caller: Caller, request: ChatRequest) -> CallRecord:
+    return CallRecord.begin(
+        _billable(caller),
+        "chat",
+        model=request.model,
+        task=request.task,
+        labels=request.labels,
+        effect=request.effect,
+        request_id=request.request_id,
+    )
+
+
+def _billable(caller: Caller) -> Caller:
+    if not caller.tenant:
+        raise TenantRequired("the caller's token names no tenant")
+    return caller

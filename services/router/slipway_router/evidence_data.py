@@ -1,0 +1,124 @@
+"""What the audit log keeps of a call: enough to tell, years later, what was asked and what was answered."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from slipway_chassis.jcs import digest
+
+from slipway_router.call_record import CallRecord
+from slipway_router.chat import ChatRequest, Completion, EmbeddingsRequest, ToolCall
+
+MODEL_CALL = "model.call"
+"""Type of the audit event, one for each call, failed and refused ones included."""
+
+
+def chat_question(request: ChatRequest) -> dict[str, object]:
+    """Prompt and parameters. Foreign JSON and numbers with a point are text: the canonical form has no floats."""
+    parameters: dict[str, object | None] = {
+        "max_tokens": request.max_tokens,
+        "temperature": _number(request.temperature),
+        "top_p": _number(request.top_p),
+        "stop": list(request.stop) or None,
+        "seed": _number(request.seed),
+        "tools": _json(request.tools),
+        "tool_choice": _json(request.tool_choice),
+        "response_format": _json(request.response_format),
+        "extra": _json(request.extra),
+    }
+    messages = [
+        _present(
+            {
+                "role": message.role,
+                "content": message.content,
+                "parts": _json(message.parts),
+                "tool_calls": _calls(message.tool_calls),
+                "tool_call_id": message.tool_call_id or None,
+                "name": message.name or None,
+                "refusal": message.refusal or None,
+            }
+        )
+        for message in request.messages
+    ]
+    return {"messages": messages, "parameters": _present(parameters)}
+
+
+def chat_output(text: str | None, completion: Completion) -> dict[str, object]:
+    """The answer; `text` is what was streamed, for a completion that carries none."""
+    return _present(
+        {
+            "content": completion.content if text is None else text,
+            "tool_calls": _calls(completion.tool_calls),
+            "refusal": completion.refusal or None,
+            "finish_reason": completion.finish_reason,
+        }
+    )
+
+
+def embeddings_question(request: EmbeddingsRequest) -> dict[str, object]:
+    """Number and digest of the inputs: the texts are documents that the memory service keeps."""
+    return {"inputs": len(request.inputs), "inputs_digest": digest(list(request.inputs))}
+
+
+def event_data(record: CallRecord, question: Mapping[str, object]) -> dict[str, Any]:
+    """The data of the audit event of a call that has ended."""
+    plan, candidate = record.plan, record.candidate
+    return {
+        **question,
+        **_present(
+            {
+                "operation": record.operation,
+                "request_id": record.request_id,
+                "requested_model": record.requested_model or None,
+                "task": record.task or None,
+                "regions": sorted(plan.demand.regions) if plan and plan.demand.regions is not None else None,
+                "route": plan.route.name if plan and plan.route else None,
+                "catalogue_digest": plan.catalogue_digest if plan else None,
+                "catalogue_model": candidate.model.name if candidate else None,
+                "upstream_model": candidate.model.upstream if candidate else None,
+                "provider": candidate.model.provider.name if candidate else None,
+                "returned_model": record.returned_model or None,
+                "effect": record.effect.key if record.effect else None,
+                "output": record.output,
+            }
+        ),
+        "attempts": [
+            _present(
+                {
+                    "model": attempt.model,
+                    "provider": attempt.provider,
+                    "outcome": attempt.outcome,
+                    "status": attempt.status,
+                    "latency_ms": attempt.latency_ms,
+                }
+            )
+            for attempt in record.attempts
+        ],
+        "left_out": [{"model": left.model.name, "reason": left.reason} for left in plan.left_out] if plan else [],
+        "usage": {
+            "input_tokens": record.tokens.input,
+            "cached_input_tokens": record.tokens.cached_input,
+            "output_tokens": record.tokens.output,
+            "reasoning_tokens": record.tokens.reasoning,
+            "cost_usd": format(record.cost, "f"),
+            "estimated": record.estimated,
+        },
+        "outcome": record.outcome,
+        "latency_ms": record.latency_ms,
+    }
+
+
+def _calls(calls: tuple[ToolCall, ...]) -> list[dict[str, str]] | None:
+    return [{"id": c.id, "name": c.name, "arguments": c.arguments_json} for c in calls] or None
+
+
+def _json(value: Any) -> str | None:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value else None
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else repr(value)
+
+
+def _present(fields: Mapping[str, object | None]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,94 @@
+"""Entry point: `python -m slipway_router.main`. Reads the environment and wires the service together."""
+
+import sys
+
+import grpc
+from redis.asyncio import Redis
+from slipway.router.v1 import router_pb2, router_pb2_grpc
+from slipway_chassis.bus import open_bus
+from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.effects import EffectLedger
+from slipway_chassis.evidence import Evidence
+from slipway_chassis.outbox import Outbox
+from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.service import run, run_service
+from slipway_chassis.settings import load_settings
+
+from slipway_router.accounts import Accounts
+from slipway_router.calls import ModelCalls
+from slipway_router.catalogue_file import CatalogueInvalid
+from slipway_router.catalogue_source import CatalogueSource
+from slipway_router.failover import Failover
+from slipway_router.secrets_file import SecretsInvalid
+from slipway_router.servicer import RouterServicer
+from slipway_router.settings import RouterSettings
+from slipway_router.shared_health import SharedHealth
+from slipway_router.store import UsageStore
+from slipway_router.wire.pool import WirePool
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Serve until SIGTERM. Raises CatalogueInvalid or SecretsInvalid when there is nothing to start with."""
+    wires = WirePool()
+    catalogue = CatalogueSource(
+        settings.catalogue_file, settings.secrets_file, {"local_models_url": settings.local_models_url}, wires
+    )
+    database = await open_pool(settings.database_url.get_secret_value())
+    await migrate(database, "slipway_router", chassis=("outbox", "effects", "subject_keys"))
+    bus = await open_bus(settings.bus_url.get_secret_value())
+    redis: Redis = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+    )
+    keys = SubjectKeys(database, settings.data_key.get_secret_value())
+    outbox = Outbox(database, bus, keys)
+    store = UsageStore(database, Evidence("router", outbox))
+    ledger = EffectLedger(database, keys)
+    policy = PolicyEngine(settings.policy_dir)
+    health = SharedHealth(redis)
+    failover = Failover(health)
+    accounts = Accounts(store, failover)
+    calls = ModelCalls(
+        catalogue=catalogue.current, policy=policy, failover=failover, pool=wires, accounts=accounts, ledger=ledger
+    )
+
+    def servicers(server: grpc.aio.Server) -> list[str]:
+        servicer = RouterServicer(calls, store, catalogue, health, policy)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
+        return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
+
+    async def database_answers() -> None:
+        await database.execute("SELECT 1")
+
+    async def stop() -> None:
+        await ledger.drain(settings.shutdown_grace)
+        await accounts.drain()
+        await wires.aclose()
+        await redis.aclose()
+        await bus.close()
+        await database.close()
+
+    await run_service(
+        "router",
+        settings,
+        servicers=servicers,
+        background={"outbox-relay": outbox.relay, "catalogue-watch": catalogue.watch},
+        readiness={"postgres": database_answers, "bus": bus.ping},
+        on_stop=stop,
+    )
+
+
+def main() -> None:
+    """Run the router; exit code 2 when settings, catalogue or secrets cannot be used."""
+    settings = load_settings(RouterSettings)
+    try:
+        run(serve(settings))
+    except (CatalogueInvalid, SecretsInvalid) as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

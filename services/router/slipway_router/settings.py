@@ -1,0 +1,18 @@
+"""Settings of the router."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from slipway_chassis.settings import ServiceSettings
+
+
+class RouterSettings(ServiceSettings):
+    """`SLIPWAY_ROUTER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_ROUTER_", frozen=True, extra="ignore")
+
+    catalogue_file: Path = Field(description="YAML file of providers, models and routes; taken up when it changes")
+    secrets_file: Path | None = Field(None, description="YAML file of secrets that the catalogue refers to; mode 0600")
+    local_models_url: str = Field("", description="base URL that `setting:local_models_url` in the catalogue means")
+    redis_timeout: float = Field(0.25, gt=0, le=10, description="seconds that a call waits for Redis at most")

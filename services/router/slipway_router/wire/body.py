@@ -1,0 +1,144 @@
+"""Request bodies and answers of OpenAI's wire format."""
+
+import math
+from array import array
+from base64 import b64decode
+from sys import byteorder
+from typing import Any
+
+from slipway_router.catalogue import Model
+from slipway_router.chat import ChatRequest, Completion, Message, Vectors
+from slipway_router.errors import MalformedToolCall, ProviderProtocol
+from slipway_router.routing import output_limit
+from slipway_router.tokens import TokenCount
+from slipway_router.wire.tool_calls import ToolCallAssembler, offered_names
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+
+
+def chat_body(model: Model, request: ChatRequest, *, stream: bool) -> dict[str, Any]:
+    """The body of a chat completion. The output limit is always stated: the cost ceiling stands on it."""
+    body: dict[str, Any] = dict(request.extra)
+    body["model"] = model.upstream
+    body["messages"] = [_message(message) for message in request.messages]
+    body[model.max_tokens_parameter] = output_limit(model, request.max_tokens)
+    optional = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+        "tools": list(request.tools) or None,
+        "tool_choice": request.tool_choice,
+        "response_format": request.response_format,
+    }
+    body.update({name: value for name, value in optional.items() if value is not None})
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    wire: dict[str, Any] = {"role": message.role}
+    wire["content"] = [dict(part) for part in message.parts] if message.parts else message.content
+    if message.tool_calls:
+        wire["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
+            for call in message.tool_calls
+        ]
+    optional = {"tool_call_id": message.tool_call_id, "name": message.name, "refusal": message.refusal}
+    return wire | {key: value for key, value in optional.items() if value}
+
+
+def completion(payload: dict[str, Any], request: ChatRequest) -> Completion:
+    """A whole answer from a `chat.completion` object; raises ProviderProtocol, MalformedToolCall."""
+    usage = token_count(payload.get("usage"))
+    try:
+        choice = payload["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content"), message.get("refusal") or ""
+        calls = ToolCallAssembler(offered_names(request.tools))
+        if message.get("tool_calls"):
+            calls.add([{**call, "index": n} for n, call in enumerate(message["tool_calls"])])
+        return Completion(
+            content=None if content is None else _text(content),
+            tool_calls=calls.finish(),
+            refusal=_text(refusal),
+            finish_reason=finish_reason(choice.get("finish_reason")),
+            model=_text(payload.get("model") or ""),
+            usage=usage,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ProviderProtocol("the provider's answer has no message") from error
+    except (MalformedToolCall, ProviderProtocol) as failure:
+        # The tokens were used all the same.
+        failure.usage = usage
+        raise
+
+
+def finish_reason(value: Any) -> str:
+    """A finish reason of the contract; raises ProviderProtocol for a missing or foreign one: none is made up."""
+    if value not in FINISH_REASONS:
+        raise ProviderProtocol(f"the provider gives the finish reason {str(value)[:40]!r}")
+    return value
+
+
+def token_count(usage: Any) -> TokenCount | None:
+    """Disjoint classes from a `usage` object: cached tokens are part of prompt_tokens and reasoning tokens part of
+    completion_tokens there. None if there is none, or if it does not add up."""
+    if not isinstance(usage, dict):
+        return None
+    prompt, completed = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    counts = (prompt, completed, cached, reasoning)
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        return None
+    assert isinstance(prompt, int)  # noqa: S101 - checked above
+    if usage.get("total_tokens") == prompt + completed + reasoning and reasoning:
+        # Some providers report reasoning beside completion_tokens; the total tells.
+        completed += reasoning
+    if cached > prompt or reasoning > completed:
+        return None
+    return TokenCount(prompt - cached, cached, completed - reasoning, reasoning)
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
+    details = usage.get(group)
+    value = details.get(name) if isinstance(details, dict) else 0
+    return 0 if value is None else value
+
+
+def embeddings_body(model: Model, inputs: tuple[str, ...]) -> dict[str, Any]:
+    """The body of an embeddings request. Base64 is a quarter of the bytes; who does not know it sends lists."""
+    return {"model": model.upstream, "input": list(inputs), "encoding_format": "base64"}
+
+
+def vectors(payload: dict[str, Any], expected: int) -> Vectors:
+    """The vectors of an embeddings answer in the order of the inputs; raises ProviderProtocol."""
+    try:
+        entries = sorted(payload["data"], key=lambda entry: entry["index"])
+        values = tuple(_vector(entry["embedding"]) for entry in entries)
+        positions = [entry["index"] for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProviderProtocol("the provider's embeddings are not in the wire format") from error
+    if positions != list(range(expected)) or len({len(value) for value in values}) != 1 or not values[0]:
+        raise ProviderProtocol(f"the provider answered {len(values)} vectors for {expected} inputs, or uneven ones")
+    if not all(math.isfinite(number) for value in values for number in value):
+        raise ProviderProtocol("the provider answered a vector that is not finite")
+    return Vectors(values, _text(payload.get("model") or ""), token_count(payload.get("usage")))
+
+
+def _vector(value: Any) -> tuple[float, ...]:
+    if isinstance(value, str):
+        numbers = array("f", b64decode(value, validate=True))
+        if byteorder == "big":
+            numbers.byteswap()
+        return tuple(numbers)
+    return tuple(float(number) for number in value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("text expected")
+    return value
