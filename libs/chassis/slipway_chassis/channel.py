@@ -1,7 +1,7 @@
 """Calls to other services: connections, and one way to call that hands on token, deadline and trace."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 import grpc
@@ -100,7 +100,7 @@ async def invoke(
     return response
 
 
-async def stream(method: Any, request: Any, *, token: str, timeout: float) -> AsyncIterator[Any]:
+async def stream(method: Any, request: Any, *, token: str, timeout: float) -> AsyncGenerator[Any]:
     """Call a method that answers with a stream; like ``invoke`` otherwise. Leaving the loop early cancels the call:
     wrap it in ``contextlib.aclosing`` where that may happen."""
     seconds = _time_left(timeout)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -117,7 +117,14 @@ def span(
     parent: "Context | None" = None,
     attributes: Attributes | None = None,
 ) -> Generator[Span]:
-    """A current span around the block (see ``start_span``). An exception marks it as failed and passes through."""
+    """A current span around the block (see ``start_span``). An exception marks it as failed and passes through.
+
+    Only the exception's type is kept: what it says may be a person's words.
+    """
     started = start_span(name, kind=kind, parent=parent, attributes=attributes)
-    with trace.use_span(started, end_on_exit=True, record_exception=False):
-        yield started
+    with trace.use_span(started, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield started
+        except Exception as error:
+            started.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
