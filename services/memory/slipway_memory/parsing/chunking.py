@@ -43,14 +43,14 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece to embed and to find. `embedded` is what the model sees: headings, then text."""
+    """A piece to embed and to find. `context` are the headings as the model sees them, above the text."""
 
     text: str
     start: int
     end: int
     headings: tuple[str, ...]
     page: int
-    embedded: str
+    context: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +129,17 @@ class Chunker:
         """Yields the chunks of a document in order."""
         text = normalised_text(blocks)
         for section in _sections(blocks):
-            prefix = self._prefix(section.headings)
-            room = MAX_TOKENS - self._count(prefix)
+            context = self._context(section.headings)
+            room = MAX_TOKENS - self._count(context)
             for start, end in _Packer(text, self._count, room).pack(section.blocks):
-                body = text[start:end]
-                yield Chunk(body, start, end, section.headings, section.page, f"{prefix}\n{body}" if prefix else body)
+                yield Chunk(text[start:end], start, end, section.headings, section.page, context)
 
-    def _prefix(self, headings: Sequence[str]) -> str:
+    def _context(self, headings: Sequence[str]) -> str:
         """The headings as the model sees them, within their part of the window: the innermost are kept."""
         for first in range(len(headings)):
-            prefix = " > ".join(headings[first:])
-            if len(prefix) <= 400 and self._count(prefix) <= MAX_HEADING_TOKENS:
-                return prefix
+            context = " > ".join(headings[first:])
+            if len(context) <= 400 and self._count(context) <= MAX_HEADING_TOKENS:
+                return context
         return ""
 
 

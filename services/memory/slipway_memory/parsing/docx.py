@@ -83,7 +83,9 @@ class _Blocks:
 
     def flush(self) -> None:
         if self._run:
-            self.blocks.append(bullet_list(self._run) if self._run_kind is BlockKind.LIST else code("\n".join(self._run)))
+            self.blocks.append(
+                bullet_list(self._run) if self._run_kind is BlockKind.LIST else code("\n".join(self._run))
+            )
             self._run = []
 
     def _extend(self, kind: BlockKind, text: str) -> None:
@@ -120,7 +122,7 @@ def parse_docx(file: IO[bytes]) -> ParsedDocument:
 
     try:
         document = docx.Document(file)
-    except Exception as error:  # noqa: BLE001  # python-docx raises KeyError, ValueError, lxml's errors for damaged files
+    except Exception as error:  # python-docx raises KeyError, ValueError, lxml's errors for damaged files
         raise unreadable("docx", "its parts are damaged or missing") from error
     gathered = _Blocks()
     for item in document.iter_inner_content():

@@ -20,11 +20,59 @@ from slipway_memory.parsing.blocks import (
 )
 
 _SKIPPED = frozenset(
-    "script style template noscript nav svg iframe object canvas form button select textarea head dialog".split()
+    [
+        "script",
+        "style",
+        "template",
+        "noscript",
+        "nav",
+        "svg",
+        "iframe",
+        "object",
+        "canvas",
+        "form",
+        "button",
+        "select",
+        "textarea",
+        "head",
+        "dialog",
+    ]
 )
 _INLINE = frozenset(
-    "a abbr b bdi bdo cite code data del dfn em font i img ins kbd label mark q s samp small span strong sub sup time tt "
-    "u var wbr -text".split()
+    [
+        "a",
+        "abbr",
+        "b",
+        "bdi",
+        "bdo",
+        "cite",
+        "code",
+        "data",
+        "del",
+        "dfn",
+        "em",
+        "font",
+        "i",
+        "img",
+        "ins",
+        "kbd",
+        "label",
+        "mark",
+        "q",
+        "s",
+        "samp",
+        "small",
+        "span",
+        "strong",
+        "sub",
+        "sup",
+        "time",
+        "tt",
+        "u",
+        "var",
+        "wbr",
+        "-text",
+    ]
 )
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([a-zA-Z0-9_:.-]+)", re.I)

@@ -50,7 +50,7 @@ def parse_pdf(file: IO[bytes]) -> ParsedDocument:
         raise ParseFailure("PDF_ENCRYPTED", "the PDF asks for a password; send it without one") from error
     except (MemoryError, RecursionError):
         raise
-    except Exception as error:  # noqa: BLE001  # damaged files raise anything from pypdf
+    except Exception as error:  # damaged files raise anything from pypdf
         raise unreadable("PDF", f"its structure is damaged ({type(error).__name__})") from error
     if not any(span.text.strip() for page in pages for span in page):
         raise ParseFailure(

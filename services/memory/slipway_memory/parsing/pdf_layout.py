@@ -47,7 +47,9 @@ class Line:
     @property
     def is_item(self) -> bool:
         """True for a line that starts with a list mark."""
-        return bool(_BULLET.match(self.text)) or (len(self.cells) == 2 and bool(_BARE_MARK.match(self.cells[0].strip())))
+        return bool(_BULLET.match(self.text)) or (
+            len(self.cells) == 2 and bool(_BARE_MARK.match(self.cells[0].strip()))
+        )
 
 
 def _lines(page: Page, number: int) -> Iterator[Line]:

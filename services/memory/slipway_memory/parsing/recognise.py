@@ -51,7 +51,9 @@ _MAGIC = (
     (b"MZ\x90\x00", "a program"),
 )
 _TEXT_BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-_HTML_START = re.compile(rb"^\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+_HTML_START = re.compile(
+    rb"^\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
 _MARKDOWN_LINE = re.compile(rb"^(?:#{1,6} \S|```|~~~)", re.M)
 
 
@@ -61,7 +63,7 @@ def _unsupported(what: str) -> ParseFailure:
 
 def media_type(declared: str) -> str:
     """The media type without its parameters, lower-case."""
-    return declared.split(";")[0].strip().lower()
+    return declared.split(";", maxsplit=1)[0].strip().lower()
 
 
 def declared_charset(declared: str) -> str:

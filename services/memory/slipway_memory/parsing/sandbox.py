@@ -28,14 +28,14 @@ class DocumentHead:
 
 @dataclass(frozen=True, slots=True)
 class ParsedChunk:
-    """A chunk as the parsing process hands it out; `embedded` is the text to embed (headings, then text)."""
+    """A chunk as the parsing process hands it out; `context` are the headings to embed above the text."""
 
     text: str
     start: int
     end: int
     headings: tuple[str, ...]
     page: int
-    embedded: str
+    context: str
 
 
 class DocumentParser:
@@ -45,7 +45,9 @@ class DocumentParser:
         self._limits = limits
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def parse(self, file: IO[bytes], *, filename: str, content_type: str) -> tuple[DocumentHead, list[ParsedChunk]]:
+    async def parse(
+        self, file: IO[bytes], *, filename: str, content_type: str
+    ) -> tuple[DocumentHead, list[ParsedChunk]]:
         """Parses the whole of `file` (an open file with a descriptor).
 
         Raises one of `slipway_memory.errors`; a process that runs out of its limits is DocumentUnreadable.
@@ -78,8 +80,8 @@ class DocumentParser:
                 if isinstance(line, dict):
                     head = _head(cast("dict[str, Any]", line))
                 else:
-                    text, start, end, headings, page, embedded = cast("list[Any]", line)
-                    chunks.append(ParsedChunk(text, start, end, tuple(headings), page, embedded))
+                    text, start, end, headings, page, context = cast("list[Any]", line)
+                    chunks.append(ParsedChunk(text, start, end, tuple(headings), page, context))
             code = await process.wait()
         finally:
             if process.returncode is None:

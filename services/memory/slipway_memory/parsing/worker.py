@@ -45,7 +45,7 @@ def parse(file: IO[bytes], kind: str, declared: str) -> ParsedDocument:
 
 
 def _chunk_line(chunk: Chunk) -> str:
-    fields = [chunk.text, chunk.start, chunk.end, list(chunk.headings), chunk.page, chunk.embedded]
+    fields = [chunk.text, chunk.start, chunk.end, list(chunk.headings), chunk.page, chunk.context]
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -1,0 +1,64 @@
+"""FilesService over the domain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from slipway.memory.v1 import memory_pb2 as pb
+from slipway.memory.v1 import memory_pb2_grpc
+from slipway_chassis.caller import current_caller
+
+from slipway_memory import convert
+from slipway_memory.errors import FileTooLarge
+from slipway_memory.files import Files
+from slipway_memory.upload_stream import data_parts, file_opening
+from slipway_memory.uploads import spooled
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class FilesServicer(memory_pb2_grpc.FilesServiceServicer):
+    """Converts and calls."""
+
+    def __init__(self, files: Files, *, file_bytes: int) -> None:
+        self._files = files
+        self._file_bytes = file_bytes
+
+    async def UploadFile(
+        self, request_iterator: AsyncIterator[pb.UploadFileRequest], context: Context
+    ) -> pb.UploadFileResponse:
+        """See proto."""
+        caller = current_caller()
+        description = convert.file_description(await file_opening(request_iterator))
+        decision = self._files.permit_upload(caller, description)
+        async with spooled(data_parts(request_iterator), limit=self._file_bytes, too_large=self._too_large) as upload:
+            file = await self._files.upload(caller, description, upload, decision)
+        return pb.UploadFileResponse(file=convert.file_message(file))
+
+    def _too_large(self) -> FileTooLarge:
+        return FileTooLarge(
+            f"a file has at most {self._file_bytes} bytes",
+            field="data",
+            metadata={"limit_bytes": str(self._file_bytes)},
+        )
+
+    async def GetFile(self, request: pb.GetFileRequest, context: Context) -> pb.GetFileResponse:
+        """See proto."""
+        file = await self._files.get(current_caller(), request.file_id)
+        return pb.GetFileResponse(file=convert.file_message(file))
+
+    async def DownloadFile(
+        self, request: pb.DownloadFileRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadFileResponse]:
+        """See proto."""
+        file = await self._files.get(current_caller(), request.file_id)
+        yield pb.DownloadFileResponse(file=convert.file_message(file))
+        async for part in self._files.read(file):
+            yield pb.DownloadFileResponse(data=part)
+
+    async def DeleteFile(self, request: pb.DeleteFileRequest, context: Context) -> pb.DeleteFileResponse:
+        """See proto."""
+        await self._files.delete(current_caller(), request.file_id)
+        return pb.DeleteFileResponse()

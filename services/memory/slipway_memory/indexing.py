@@ -1,0 +1,84 @@
+"""Embeds the chunks of new versions and switches to them: the consumer of `memory.ingest`, and its sweeper."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from slipway_chassis.bus import Message
+from slipway_chassis.errors import ErrorKind, SlipwayError
+from slipway_chassis.ids import new_id
+from slipway_chassis.logs import get_logger
+from slipway_chassis.telemetry import span
+
+from slipway_memory import metrics
+from slipway_memory.embedding import Embedder, check_vectors
+from slipway_memory.indexing_store import IndexingJob, IndexingStore
+from slipway_memory.ingest_topic import version_of
+
+_log = get_logger(__name__)
+
+BATCH = 64
+# Kinds that may pass by themselves; any other will be the same next time.
+_PASSING = {
+    ErrorKind.UNAVAILABLE,
+    ErrorKind.DEADLINE_EXCEEDED,
+    ErrorKind.RESOURCE_EXHAUSTED,
+    ErrorKind.ABORTED,
+    ErrorKind.INTERNAL,
+    ErrorKind.UNAUTHENTICATED,
+}
+_LONGEST_WAIT = 60.0
+
+
+class Indexer:
+    """One per process. Any number of them, and any redelivery, give the same result."""
+
+    def __init__(self, store: IndexingStore, embedder: Embedder, *, patience: float) -> None:
+        """`patience` in seconds: a version that can't be embedded for so long is FAILED."""
+        self._store = store
+        self._embedder = embedder
+        self._patience = patience
+        self._name = new_id("idx")
+
+    async def handle(self, message: Message, delivery: int) -> None:
+        """Indexes the version that a message names. A version that is gone, done or taken needs nothing."""
+        del delivery  # every delivery is handled alike: what is done already is found in the database
+        job = await self._store.claim(version_of(message.body), self._name)
+        if job is None:
+            return
+        try:
+            with span("memory.index", attributes={"slipway.version": job.version_id, "slipway.tenant": job.tenant}):
+                await self._embed(job)
+        except SlipwayError as error:
+            await self._give_up(job, error)
+        except asyncio.CancelledError:
+            # Shutting down: whoever gets the message next need not wait for the lease to run out.
+            await asyncio.shield(self._store.release(job.version_id, self._name))
+            raise
+
+    async def _embed(self, job: IndexingJob) -> None:
+        while chunks := await self._store.pending(job.version_id, BATCH):
+            texts = [f"{chunk.context}\n{chunk.text}" if chunk.context else chunk.text for chunk in chunks]
+            answer = await self._embedder.embed(
+                job.tenant, job.embedding_model, texts, regions=job.regions if job.regions else None
+            )
+            check_vectors(answer.vectors, count=len(texts), dimensions=job.dimensions)
+            ids = [chunk.chunk_id for chunk in chunks]
+            if not await self._store.add_vectors(job.version_id, self._name, ids, answer.vectors):
+                return
+            metrics.EMBEDDED_CHUNKS.inc(len(chunks))
+        if await self._store.switch(job.version_id, self._name):
+            metrics.INDEXED_VERSIONS.labels("ready").inc()
+            _log.info("document.indexed", version_id=job.version_id, tenant=job.tenant)
+
+    async def _give_up(self, job: IndexingJob, error: SlipwayError) -> None:
+        fields = {"version_id": job.version_id, "tenant": job.tenant, "reason": error.reason}
+        if error.kind in _PASSING and error.reason != "BUDGET_EXHAUSTED" and job.age < self._patience:
+            wait = error.retry_after or min(2.0**job.failures, _LONGEST_WAIT)
+            _log.warning("document.indexing_postponed", wait_seconds=wait, **fields)
+            await self._store.postpone(job.version_id, self._name, wait)
+        else:
+            _log.log(logging.ERROR, "document.indexing_failed", **fields)
+            metrics.INDEXED_VERSIONS.labels("failed").inc()
+            await self._store.fail(job.version_id, self._name, f"{error.reason}: {error.message}")

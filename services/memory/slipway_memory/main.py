@@ -1,0 +1,125 @@
+"""Entry point: `python -m slipway_memory.main`. Reads the environment and wires the service together."""
+
+from __future__ import annotations
+
+import grpc
+from redis.asyncio import Redis
+from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
+from slipway_chassis import retention
+from slipway_chassis.bus import open_bus
+from slipway_chassis.channel import connect
+from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.effects import EffectLedger
+from slipway_chassis.evidence import Evidence
+from slipway_chassis.outbox import Outbox
+from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.service import run, run_service
+from slipway_chassis.settings import load_settings
+from slipway_chassis.tokens import ServiceTokenSource
+
+from slipway_memory.collections import Collections
+from slipway_memory.documents import Documents
+from slipway_memory.file_store import FileStore
+from slipway_memory.files import Files
+from slipway_memory.files_servicer import FilesServicer
+from slipway_memory.indexing import Indexer
+from slipway_memory.indexing_store import IndexingStore
+from slipway_memory.ingest_topic import GROUP, TOPIC
+from slipway_memory.knowledge_servicer import KnowledgeServicer
+from slipway_memory.objects import Objects
+from slipway_memory.orphan_objects import OrphanObjects
+from slipway_memory.parsing.limits import ParseLimits
+from slipway_memory.parsing.sandbox import DocumentParser
+from slipway_memory.router_embedder import RouterEmbedder
+from slipway_memory.search import Search
+from slipway_memory.search_store import PostgresPassageIndex
+from slipway_memory.session_store import RedisSessionStore
+from slipway_memory.sessions import SessionLimits, Sessions
+from slipway_memory.sessions_servicer import SessionsServicer
+from slipway_memory.settings import MemorySettings
+from slipway_memory.store import KnowledgeStore
+from slipway_memory.sweeper import Sweeper
+from slipway_memory.transactions import Database
+
+_MIB = 1024 * 1024
+_SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
+
+
+async def serve(settings: MemorySettings) -> None:
+    """Serve until SIGTERM."""
+    pool = await open_pool(settings.database_url.get_secret_value())
+    await migrate(pool, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
+    bus = await open_bus(settings.bus_url.get_secret_value())
+    keys = SubjectKeys(pool, settings.data_key.get_secret_value())
+    outbox = Outbox(pool, bus, keys)
+    database = Database(pool, outbox, Evidence("memory", outbox))
+    ledger = EffectLedger(pool, keys)
+    policy = PolicyEngine(settings.policy_dir)
+    router = connect(settings.router_target)
+    tokens = ServiceTokenSource(settings.identity_target, "memory", settings.service_secret.get_secret_value())
+    embedder = RouterEmbedder(router, tokens, timeout=settings.embedding_timeout)
+    redis: Redis = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+    )
+    objects = Objects(settings.objects_url)
+    orphans = OrphanObjects(database, objects)
+    parser = DocumentParser(
+        ParseLimits(settings.parse_seconds, settings.parse_memory_mib * _MIB, settings.document_text),
+        concurrency=settings.parse_concurrency,
+    )
+    collections = Collections(KnowledgeStore(database), policy, embedder)
+    documents = Documents(KnowledgeStore(database), collections, parser, objects, orphans)
+    search = Search(database, collections, PostgresPassageIndex(database), embedder, ledger)
+    indexing = IndexingStore(database, lease_seconds=settings.indexing_lease)
+    indexer = Indexer(indexing, embedder, patience=settings.indexing_patience)
+    files = Files(FileStore(database), policy, objects, orphans, quota_bytes=settings.file_quota_bytes)
+    limits = SessionLimits(settings.session_message_characters, settings.session_messages, settings.session_bytes)
+    sessions = Sessions(RedisSessionStore(redis), policy, limits)
+    sweeper = Sweeper(indexing, FileStore(database), orphans, interval=settings.sweep_interval)
+
+    def servicers(server: grpc.aio.Server) -> list[str]:
+        memory_pb2_grpc.add_KnowledgeServiceServicer_to_server(
+            KnowledgeServicer(collections, documents, search, document_bytes=settings.document_bytes), server
+        )
+        memory_pb2_grpc.add_FilesServiceServicer_to_server(FilesServicer(files, file_bytes=settings.file_bytes), server)
+        memory_pb2_grpc.add_SessionsServiceServicer_to_server(SessionsServicer(sessions), server)
+        return [memory_pb2.DESCRIPTOR.services_by_name[name].full_name for name in _SERVICES]
+
+    async def consume() -> None:
+        await bus.consume(TOPIC, GROUP, indexer.handle, concurrency=settings.indexing_concurrency)
+
+    async def prune() -> None:
+        await retention.sweep(pool)
+
+    async def database_answers() -> None:
+        await pool.execute("SELECT 1")
+
+    async def stop() -> None:
+        await ledger.drain(settings.shutdown_grace)
+        await tokens.close()
+        await router.close()
+        await redis.aclose()
+        await bus.close()
+        await pool.close()
+
+    await run_service(
+        "memory",
+        settings,
+        servicers=servicers,
+        background={"outbox-relay": outbox.relay, "indexer": consume, "sweeper": sweeper.run, "retention": prune},
+        # Redis is not among them: without it sessions answer UNAVAILABLE, and everything else goes on.
+        readiness={"postgres": database_answers, "objects": objects.check},
+        on_stop=stop,
+    )
+
+
+def main() -> None:
+    """Run the memory service; exit code 2 when settings can't be used."""
+    run(serve(load_settings(MemorySettings)))
+
+
+if __name__ == "__main__":
+    main()

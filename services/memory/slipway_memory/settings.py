@@ -1,0 +1,37 @@
+"""Settings of the memory service."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from slipway_chassis.settings import ServiceSettings
+
+_MIB = 1024 * 1024
+
+
+class MemorySettings(ServiceSettings):
+    """`SLIPWAY_MEMORY_…` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_MEMORY_", frozen=True, extra="ignore")
+
+    router_target: str = Field(description="gRPC target of slipway.router.v1, which embeds")
+    objects_url: str = Field(
+        description="where bytes of documents and files are: file:///folder or s3://bucket/prefix",
+        pattern=r"^(file:///|s3://).+",
+    )
+    document_bytes: int = Field(64 * _MIB, ge=1, description="most bytes of a document")
+    document_text: int = Field(16 * _MIB, ge=1, description="most characters of a document's text")
+    parse_seconds: int = Field(60, ge=1, le=600, description="most seconds to parse a document")
+    parse_memory_mib: int = Field(1024, ge=256, description="most memory to parse a document")
+    parse_concurrency: int = Field(2, ge=1, le=64, description="documents parsed at a time")
+    indexing_concurrency: int = Field(2, ge=1, le=64, description="documents embedded at a time")
+    indexing_lease: float = Field(60, ge=1, description="seconds without a sign after which a document is sent again")
+    indexing_patience: float = Field(3600, ge=1, description="seconds after which indexing is given up")
+    embedding_timeout: float = Field(45, gt=0, description="seconds that one call of the router may take")
+    file_bytes: int = Field(256 * _MIB, ge=1, description="most bytes of a file")
+    file_quota_bytes: int = Field(10240 * _MIB, ge=1, description="most bytes of all files of a tenant")
+    session_message_characters: int = Field(100_000, ge=1, description="most characters of a session's message")
+    session_messages: int = Field(10_000, ge=1, description="most messages of a session")
+    session_bytes: int = Field(16 * _MIB, ge=1, description="most bytes of a session's messages")
+    redis_timeout: float = Field(2, gt=0, description="seconds that a call waits for the session store")
+    sweep_interval: float = Field(10, ge=0.05, description="seconds between sweeps")
