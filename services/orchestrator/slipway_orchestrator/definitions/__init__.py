@@ -1,0 +1,1 @@
+"""Agent definitions: from YAML with positions to checked, typed values."""

@@ -1,0 +1,93 @@
+"""Checking what a definition names in other services: tools and collections."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from slipway_orchestrator.core.definition import Retrieve, ToolCall
+from slipway_orchestrator.definitions.json_schema import violations
+from slipway_orchestrator.definitions.parse import Parsed
+from slipway_orchestrator.definitions.problems import Problems
+from slipway_orchestrator.definitions.source import Node
+from slipway_orchestrator.expressions.template import UnclosedTemplate, expressions
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDescription:
+    """What the registry tells of a tool."""
+
+    name: str
+    digest: str
+    input_schema: Mapping[str, JsonValue]
+    output_schema: Mapping[str, JsonValue]
+
+
+class Catalogue(Protocol):
+    """Tools and collections as the current caller may see them."""
+
+    async def tool(self, name: str) -> ToolDescription | None:
+        """The tool; None when the caller can see none of that name. Raises Unavailable."""
+        ...
+
+    async def has_collection(self, name: str) -> bool:
+        """Whether the caller can see the collection. Raises Unavailable."""
+        ...
+
+
+async def check_catalogue(parsed: Parsed, problems: Problems, catalogue: Catalogue) -> dict[str, ToolDescription]:
+    """Note unknown tools and collections and wrong arguments; the tools that were found, by name."""
+    tools: dict[str, ToolDescription] = {}
+    collections: dict[str, bool] = {}
+    for step, node in zip(parsed.definition.steps, parsed.steps, strict=True):
+        match step.call:
+            case Retrieve(collection=name):
+                if name not in collections:
+                    collections[name] = await catalogue.has_collection(name)
+                if not collections[name]:
+                    at = node.at("retrieve.collection")
+                    problems.add(at.path, at.line, f"there is no collection {name}, or you may not read it")
+            case ToolCall(name=name):
+                found = tools.get(name) or await catalogue.tool(name)
+                if found is None:
+                    at = node.at("tool.name")
+                    problems.add(at.path, at.line, f"there is no tool {name}, or you may not use it")
+                    continue
+                tools[name] = found
+                _check_arguments(step.call, found, node, problems)
+            case _:
+                pass
+    return tools
+
+
+def _check_arguments(call: ToolCall, tool: ToolDescription, node: Node, problems: Problems) -> None:
+    """Names and literal values of the arguments; what is rendered is validated when the step runs."""
+    arguments = call.arguments if isinstance(call.arguments, dict) else {}
+    schema = tool.input_schema
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else []:
+        if name not in arguments:
+            at = node.at("tool")
+            problems.add(f"{node.path}.tool.arguments.{name}", at.line, f"is missing: {tool.name} requires it")
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return
+    for name, value in arguments.items():
+        at = node.at(f"tool.arguments.{name}")
+        member = properties.get(name)
+        if member is None:
+            if schema.get("additionalProperties") is False:
+                known = ", ".join(properties)
+                problems.add(at.path, at.line, f"{tool.name} has no such argument (it has: {known})")
+        elif _is_literal(value) and "$ref" not in json.dumps(member):
+            for path, message in violations(json.dumps(member), value):
+                problems.add(f"{at.path}.{path}" if path else at.path, at.line, message)
+
+
+def _is_literal(value: JsonValue) -> bool:
+    try:
+        return not any(True for _ in expressions(value))
+    except UnclosedTemplate:
+        return False

@@ -1,0 +1,1 @@
+"""CEL expressions and `${…}` templates: references, bounded evaluation."""

@@ -1,0 +1,88 @@
+"""What a JSON Schema tells of the values under it: which members exist, and a sample to try expressions on."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from slipway_orchestrator.expressions.references import Path
+
+Schema = JsonValue
+
+
+class Unknown(Exception):
+    """The schema does not tell."""
+
+
+class Missing(Exception):
+    """The schema rules the member out; the message says which."""
+
+
+def follow(schema: Schema, path: Path) -> Schema:
+    """The schema of the value at `path`. Raises Unknown or Missing."""
+    current = schema
+    for key in path:
+        if not isinstance(current, Mapping):
+            raise Unknown
+        current = _member(current, key)
+    return current
+
+
+def _member(schema: Mapping[str, JsonValue], key: str | int) -> Schema:
+    kind = schema.get("type")
+    if isinstance(key, int):
+        if kind in (None, "array"):
+            items = schema.get("items")
+            if isinstance(items, Mapping) and "prefixItems" not in schema:
+                return items
+            raise Unknown
+        raise Missing(f"it is no array, but {_named(kind)}")
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        return properties[key]
+    if isinstance(kind, str) and kind != "object":
+        raise Missing(f"it is no object, but {_named(kind)}")
+    if any(word in schema for word in ("patternProperties", "$ref", "allOf", "anyOf", "oneOf", "if")):
+        raise Unknown
+    extra = schema.get("additionalProperties")
+    if isinstance(extra, Mapping):
+        return extra
+    if extra is True or not isinstance(properties, Mapping):
+        raise Unknown
+    known = ", ".join(sorted(properties)) or "none"
+    raise Missing(f"the schema has no such property (it has: {known})")
+
+
+def _named(kind: JsonValue) -> str:
+    return " or ".join(str(one) for one in kind) if isinstance(kind, list) else str(kind)
+
+
+def sample(schema: Schema) -> JsonValue:
+    """A value that the schema allows in type and members. Raises Unknown where the type is open."""
+    if not isinstance(schema, Mapping):
+        raise Unknown
+    for word in ("const", "default"):
+        if word in schema:
+            return schema[word]
+    options = schema.get("enum")
+    if isinstance(options, list) and options:
+        return options[0]
+    match schema.get("type"):
+        case "object":
+            properties = schema.get("properties")
+            if not isinstance(properties, Mapping):
+                raise Unknown
+            return {name: sample(member) for name, member in properties.items()}
+        case "array":
+            return [sample(schema.get("items"))]
+        case "string":
+            return "text"
+        case "integer":
+            return 1
+        case "number":
+            return 1.5
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case _:
+            raise Unknown

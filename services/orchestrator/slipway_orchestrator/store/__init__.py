@@ -1,0 +1,1 @@
+"""What the orchestrator keeps in PostgreSQL. The only modules that know SQL."""

@@ -1,0 +1,132 @@
+"""Rows of `approval`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import JsonValue
+from slipway_chassis.crypto import SubjectKeys
+
+from slipway_orchestrator.core.events import ApprovalRequested
+from slipway_orchestrator.runs import Approval, RunIdentity
+from slipway_orchestrator.store.journal import Journal
+
+_INSERT = """
+INSERT INTO approval (approval_id, tenant, run_id, step_id, agent, version, state, tool, subject, arguments,
+    arguments_digest, arguments_schema, approvers, proposer, expire_time, create_time)
+VALUES ($1, $2, $3, $4, $5, $6, 'PENDING', $7, $8, $9, $10, $11, $12, $13, $14, now())
+"""
+_SETTLE = """
+UPDATE approval SET state = $2, decider = $3, decide_time = now(), message = $4, decided_arguments = $5
+WHERE approval_id = $1 AND state = 'PENDING' AND expire_time > now() RETURNING decide_time
+"""
+
+
+class ApprovalStore:
+    """Approvals in the database. Texts are sealed under the key of the run's subject."""
+
+    def __init__(self, keys: SubjectKeys, journal: Journal) -> None:
+        self._keys = keys
+        self._journal = journal
+
+    async def insert(self, conn: Any, run: RunIdentity, asked: ApprovalRequested, schema: str) -> None:
+        """The row of an approval that the journal asks for."""
+        await conn.execute(
+            _INSERT,
+            asked.approval_id,
+            run.tenant,
+            run.run_id,
+            asked.step_id,
+            run.agent,
+            run.version,
+            asked.tool or "",
+            run.subject,
+            await self._journal.seal(conn, run, asked.arguments),
+            asked.arguments_digest,
+            schema,
+            list(asked.approvers),
+            asked.proposer,
+            asked.expire_time,
+        )
+
+    async def settle(
+        self, conn: Any, approval: Approval, *, state: str, decider: str, message: str, arguments: JsonValue
+    ) -> bool:
+        """Decide a pending approval. False when it was not pending any more: who comes second changes nothing."""
+
+        async def sealed(value: JsonValue) -> bytes:
+            text = json.dumps(value, ensure_ascii=False).encode()
+            return await self._keys.encrypt(conn, approval.tenant, approval.subject, text)
+
+        decided = await conn.fetchval(
+            _SETTLE, approval.approval_id, state, decider, await sealed(message), await sealed(arguments)
+        )
+        return decided is not None
+
+    async def expire(self, conn: Any, approval_id: str) -> bool:
+        """Let a pending approval run out. False when somebody decided it first."""
+        done = await conn.fetchval(
+            "UPDATE approval SET state = 'EXPIRED', decide_time = now()"
+            " WHERE approval_id = $1 AND state = 'PENDING' RETURNING approval_id",
+            approval_id,
+        )
+        return done is not None
+
+    async def cancel_pending(self, conn: Any, run_id: str) -> None:
+        """The run ended: nobody is asked any more."""
+        await conn.execute(
+            "UPDATE approval SET state = 'CANCELLED', decide_time = now() WHERE run_id = $1 AND state = 'PENDING'",
+            run_id,
+        )
+
+    async def get(self, conn: Any, tenant: str, approval_id: str) -> Approval | None:
+        """The approval; None when the tenant has none of that id."""
+        row = await conn.fetchrow(
+            "SELECT * FROM approval WHERE approval_id = $1 AND tenant = $2", approval_id, tenant
+        )
+        return None if row is None else await self._approval(conn, row)
+
+    async def list(
+        self, conn: Any, tenant: str, *, states: Sequence[str], run_id: str, before: str, limit: int
+    ) -> list[Approval]:
+        """Approvals with ids below `before`, newest first."""
+        rows = await conn.fetch(
+            "SELECT * FROM approval WHERE tenant = $1 AND ($2 = '' OR run_id = $2)"
+            " AND (cardinality($3::text[]) = 0 OR state = ANY($3)) AND ($4 = '' OR approval_id < $4)"
+            " ORDER BY approval_id DESC LIMIT $5",
+            tenant,
+            run_id,
+            list(states),
+            before,
+            limit,
+        )
+        return [await self._approval(conn, row) for row in rows]
+
+    async def _approval(self, conn: Any, row: Any) -> Approval:
+        async def opened(name: str) -> JsonValue:
+            if row[name] is None:
+                return None
+            return json.loads(await self._keys.decrypt(conn, row["tenant"], row["subject"], row[name]))
+
+        return Approval(
+            approval_id=row["approval_id"],
+            tenant=row["tenant"],
+            run_id=row["run_id"],
+            step_id=row["step_id"],
+            agent=row["agent"],
+            version=row["version"],
+            state=row["state"],
+            tool=row["tool"],
+            subject=row["subject"],
+            arguments=await opened("arguments"),
+            arguments_digest=row["arguments_digest"],
+            arguments_schema=row["arguments_schema"],
+            approvers=tuple(row["approvers"]),
+            proposer=row["proposer"],
+            create_time=row["create_time"],
+            expire_time=row["expire_time"],
+            decider=row["decider"] or "",
+            decide_time=row["decide_time"],
+            message=str(await opened("message") or ""),
+            decided_arguments=await opened("decided_arguments"),
+        )

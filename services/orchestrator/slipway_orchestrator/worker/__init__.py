@@ -1,0 +1,1 @@
+"""Workers: claim runs, perform their effects, append to their journals."""
