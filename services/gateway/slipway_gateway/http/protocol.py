@@ -7,7 +7,7 @@ subclass bounds size, number and time.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -108,7 +108,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _is_between_requests(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
+        # uvicorn declares the cycle without saying that it is None before the first request.
+        cycle = cast(RequestResponseCycle | None, self.cycle)
         return cycle is None or cycle.response_complete
 
     def _refuse(self, status: int, detail: str) -> None:

@@ -1,0 +1,1 @@
+"""What the gateway's tests stand on: processes, and services behind the gateway."""
