@@ -5,7 +5,7 @@ import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -82,17 +82,25 @@ def show_one(record: BaseModel, *, as_json: bool) -> None:
 
 
 def show_many(records: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool, key: str) -> None:
-    """Many records: all as JSON under `key`, or the named columns as a table."""
+    """Many records: all as JSON under `key`, or the named columns (`a.b`: b in a) as a table."""
     rows = [record.model_dump(mode="json") for record in records]
     if as_json:
         print_json({key: rows})
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.rpartition(".")[2].replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+        table.add_row(*(escape(_text(_at(row, column))) for column in columns))
     console.print(table if rows else "[dim]none[/]")
+
+
+def _at(row: dict[str, Any], column: str) -> object:
+    """The value of a column; `usage.cost_usd` lies a level down."""
+    value: Any = row
+    for name in column.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _text(value: object) -> str:

@@ -32,5 +32,5 @@ def usage(
 ) -> None:
     """Show what was used and what it cost."""
     with exit_codes(), session.connect(data_dir, user, url) as client:
-        columns = ("key", "calls", "input_tokens", "output_tokens", "cost_usd")
+        columns = ("key", "calls", "usage.input_tokens", "usage.output_tokens", "usage.cost_usd")
         show_many(client.usage.summary(group_by), columns, as_json=as_json, key="groups")

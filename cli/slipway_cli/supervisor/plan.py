@@ -240,6 +240,6 @@ class _Planner:
             lines = [
                 f"# Secrets that definitions name as secret:NAME, for the service {service}. One `NAME: value` a line."
             ]
-            lines += [f"{name.replace('_', '-')}: {json.dumps(value)}" for name, value in generated.items()]
+            lines += [f"{name}: {json.dumps(value)}" for name, value in generated.items()]
             write_private(file, "\n".join(lines) + "\n")
         return file
