@@ -1,6 +1,7 @@
 """One suite over both adapters of the bus, each against its real server."""
 
 import asyncio
+import signal
 import sys
 import time
 from pathlib import Path
@@ -234,6 +235,30 @@ async def test_message_of_a_killed_consumer_goes_to_another(bus, bus_url, namesp
     consumers.start(bus.consume(TOPIC, GROUP, inbox))
     await eventually(lambda: inbox.seen, timeout=40)
     assert inbox.seen == [(message(1), 2)]
+
+
+async def test_message_of_a_frozen_consumer_goes_to_another_and_stays_there(
+    bus, bus_url, namespace, consumers, eventually
+):
+    process = await start_process(bus_url, namespace)
+    try:
+        await bus.publish(message(1))
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"m1 1\n"
+        process.send_signal(signal.SIGSTOP)
+        inbox = Inbox()
+        consumers.start(bus.consume(TOPIC, GROUP, inbox, concurrency=1))
+        await eventually(lambda: inbox.seen, timeout=100)
+        assert inbox.seen == [(message(1), 2)]
+        process.send_signal(signal.SIGCONT)
+        # The one that woke up takes part again (it never finishes anything), and what was handled stays handled.
+        for number in range(2, 20):
+            await bus.publish(message(number))
+        assert await asyncio.wait_for(process.stdout.readline(), 60) != b""
+        await eventually(lambda: len(inbox.seen) > 1)
+        assert inbox.ids.count("m1") == 1
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 async def test_message_that_kills_its_consumers_ends_among_the_dead_letters(
