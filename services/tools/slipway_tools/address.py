@@ -35,10 +35,10 @@ class AllowList:
     pairs: frozenset[tuple[str, int]]
 
     @classmethod
-    def parse(cls, text: str) -> "AllowList":
-        """Parse `host:port,host:port`; raises ValueError with the part that is wrong."""
+    def parse(cls, texts: Iterable[str]) -> "AllowList":
+        """Parse texts `host:port`; raises ValueError with the one that is wrong."""
         pairs: set[tuple[str, int]] = set()
-        for part in filter(None, (part.strip() for part in text.split(","))):
+        for part in texts:
             host, separator, port = part.rpartition(":")
             if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"{part!r} is not host:port")

@@ -41,7 +41,7 @@ async def serve(settings: ToolsSettings) -> None:
     evidence = Evidence("tools", outbox)
     ledger = EffectLedger(pool, keys)
     limits = settings.limits
-    python = dataclasses.replace(python_tool.declaration(limits), regions=settings.own_regions)
+    python = dataclasses.replace(python_tool.declaration(limits), regions=tuple(sorted(settings.regions)))
     http = HttpCaller(AllowList.parse(settings.http_allow), secrets)
     files = MemoryFiles(settings.memory_target)
     sandboxes = Sandboxes(settings.state_dir, limits, slots=settings.sandbox_slots, queue=settings.sandbox_queue)

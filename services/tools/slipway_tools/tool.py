@@ -26,8 +26,20 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]{0,1024}")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # The connection's own headers; what they say is decided here, per call.
 _RESERVED_HEADERS = frozenset(
-    ("accept-encoding", "connection", "content-length", "content-type", "expect", "host", "keep-alive")
-    + ("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 _CREDENTIAL = re.compile(r"^(proxy-)?authorization$|^cookie$|api-?key|token|secret|password", re.IGNORECASE)
 Kind = Literal["builtin", "http"]

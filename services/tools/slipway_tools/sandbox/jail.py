@@ -103,9 +103,13 @@ def _outside_ids() -> tuple[int, int]:
     """Root's sandboxes run as a user that owns nothing; an ordinary user's as that user: it has no other."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
-    mapped = any(
-        int(first) <= _ROOTS_STAND_IN < int(first) + int(count)
-        for first, _, count in (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())
-    )
-    chosen = _ROOTS_STAND_IN if mapped else _NOBODY
-    return chosen, chosen
+    users, groups = (_mapped(Path("/proc/self") / name) for name in ("uid_map", "gid_map"))
+    for candidate in (_ROOTS_STAND_IN, _NOBODY):
+        if any(candidate in span for span in users) and any(candidate in span for span in groups):
+            return candidate, candidate
+    return 0, 0  # root of a container that has no other user: an ordinary user outside
+
+
+def _mapped(file: Path) -> list[range]:
+    rows = (map(int, line.split()) for line in file.read_text().splitlines())
+    return [range(first, first + count) for first, _, count in rows]

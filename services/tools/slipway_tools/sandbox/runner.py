@@ -11,6 +11,7 @@ read; at the end `wait_status kind size\n` and the result's bytes, where kind is
 (or `setup`, with an error number as status, when the files did not fit).
 """
 
+import _signal
 import _thread
 import os
 import resource
@@ -23,6 +24,8 @@ RESULT = "/work/result.json"
 def serve() -> bytes | None:
     """Serve one request and report; in the forked process that is to become the program, return its code."""
     report = int(sys.argv[1])
+    # Python's handler would make this process one that its own namespace can interrupt.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     os.write(report, b"ready\n")
     control = os.fdopen(os.dup(0), "rb")
     code_size, stdin_size, file_count, cpu_seconds, result_limit = map(int, control.readline().split())
@@ -57,6 +60,7 @@ def serve() -> bytes | None:
 def become(code: bytes) -> None:
     """Run the caller's code as `__main__`; its own modules come after the standard library's."""
     os.environ.clear()
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     sys.argv[:] = ["main.py"]
     sys.path.append(WORK)
     main = sys.modules["__main__"] = type(sys)("__main__")

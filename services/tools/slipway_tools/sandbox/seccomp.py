@@ -42,8 +42,8 @@ timer_create timer_settime timer_gettime timer_getoverrun timer_delete
 getpid getppid gettid getpgid getsid setpgid setsid getuid geteuid getgid getegid getresuid getresgid getgroups
 getrlimit setrlimit getrusage sysinfo newuname getrandom getcpu
 open creat newstat newlstat access dup2 pipe poll select fork vfork getpgrp getdents mkdir rmdir unlink rename link
-symlink readlink mknod chmod chown lchown utime utimes futimesat time alarm pause eventfd epoll_create epoll_wait signalfd
-inotify_init arch_prctl
+symlink readlink mknod chmod chown lchown utime utimes futimesat time alarm pause eventfd epoll_create epoll_wait
+signalfd inotify_init arch_prctl
 """
 
 _REFUSED = """
