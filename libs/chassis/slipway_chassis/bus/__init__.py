@@ -6,7 +6,7 @@ What both adapters promise (tests/contract/test_bus.py holds them to it):
 - Every group of a topic gets every message at least once; within a group one consumer gets it at a time.
 - A handler that raises sees the message again after a growing delay (see ``retry_delay``), with the count of
   deliveries; after ``max_deliveries`` it goes to the dead letters of the group, with the reason.
-- A consumer that dies gives its messages back: at once on AMQP, within about 15 s on Valkey.
+- A consumer that dies gives its messages back: at once on AMQP (about 30 s if it froze), within 15 s on Valkey.
 - Once a group exists, first deliveries come in the order of publishing, to a single consumer with ``concurrency=1``
   strictly so. Redeliveries come when they are due: whoever needs order needs a sequence number of its own.
 - Duplicates are possible (a lost acknowledgement): consumers are idempotent by ``Message.id``.

@@ -1,6 +1,7 @@
 """One AMQP connection, opened when first needed and opened again after it was lost."""
 
 import asyncio
+import logging
 from contextlib import suppress
 
 import aio_pika
@@ -11,8 +12,11 @@ from pamqp.exceptions import PAMQPException
 AMQP_ERRORS = (AMQPError, ChannelInvalidStateError, PAMQPException, OSError, TimeoutError)
 """What a broker that is away, goes away or refuses looks like. (ConnectionError is an OSError.)"""
 
+# The library reports each lost connection and each failed attempt with a traceback; who uses the link tells once.
+logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
+
 _CONNECT_SECONDS = 5.0
-_HEARTBEAT_SECONDS = 15
+_HEARTBEAT_SECONDS = 10  # a frozen consumer's messages go to another after about three of them
 
 
 class AmqpLink:

@@ -74,6 +74,7 @@ class StreamConsumer:
 
     async def run(self) -> None:
         """Consumes until cancelled; then drains handlers and gives back what is left."""
+        await self._member.ensure_group()
         try:
             async with asyncio.TaskGroup() as loops:
                 for step in (self._read, self._take_over, self._hold):
