@@ -8,10 +8,21 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+from prometheus_client import Counter
 
+from slipway_chassis import telemetry
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.errors import Aborted, InvalidArgument
+from slipway_chassis.logs import get_logger
 from slipway_chassis.postgres import domain_errors, transaction
+
+_log = get_logger(__name__)
+_in_doubt = Counter(
+    "slipway_effects_in_doubt",
+    "Effects whose execution died half-way, by what was done about them",
+    ["decision"],
+    registry=telemetry.registry,
+)
 
 
 class StaleEpoch(Aborted):
@@ -182,6 +193,9 @@ class EffectStore:
                 # Pruned in between: nothing is known any more, so ask again.
                 return Begin(Verdict.THEIRS)
             verdict = decide(row, request, owner=self._owner, alive=alive, never_started=never_started)
+            if verdict is Verdict.IN_DOUBT:
+                _in_doubt.labels("repeat" if repeat else "uncertain").inc()
+                _log.warning("effect.in_doubt", effect_key=request.key, repeated=repeat)
             if verdict is Verdict.IN_DOUBT and repeat:
                 verdict = Verdict.RUN
             attempt = max(row.attempt, request.attempt)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from slipway_chassis import telemetry
@@ -129,7 +130,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         bind_deadline(left)
         if method not in self._public:
             token = _bearer(context)
-            bind_caller(self._verifier.verify(token), token)
+            caller = self._verifier.verify(token)
+            bind_caller(caller, token)
+            span = trace.get_current_span()
+            if span.is_recording():
+                span.set_attribute("slipway.tenant", caller.tenant)
 
 
 class _Rpc:
@@ -157,7 +162,7 @@ class _Rpc:
 
     async def fail(self, error: Exception) -> None:
         """Answer with the status of ``error``; always raises."""
-        domain_error = error if isinstance(error, SlipwayError) else as_domain_error(error)
+        domain_error = _domain_error(error)
         status = to_status(domain_error or error, telemetry.current_trace_id())
         kind = domain_error.kind if domain_error else ErrorKind.INTERNAL
         code = code_of(kind)
@@ -176,6 +181,14 @@ class _Rpc:
             if self.code in _SERVER_FAULTS:
                 self._span.set_status(Status(StatusCode.ERROR, self.code))
         self._span.end()
+
+
+def _domain_error(error: BaseException) -> SlipwayError | None:
+    """What a caller may know of the error. Of a task group's failures the first, if all of them may be known."""
+    if isinstance(error, BaseExceptionGroup):
+        parts = [_domain_error(part) for part in error.exceptions]
+        return parts[0] if all(parts) else None
+    return error if isinstance(error, SlipwayError) else as_domain_error(error)
 
 
 def _bearer(context: Any) -> str:

@@ -12,6 +12,7 @@ erased meanwhile, the message still goes out, so that nobody waits for it in vai
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ _CHANNEL = "slipway_outbox"
 _BATCH = 100
 _SWEEP = 5.0  # seconds; finds what a lost notification or a dead relay left behind
 _PUBLISH_TIMEOUT = 10.0
+_BATCH_TIME = 20.0  # seconds after which a batch begins no more messages: its transaction must not stay open for long
 _MOST_RETRY = 300.0  # seconds between attempts at a message that the bus refuses by itself
 _BROKER_RETRY_MOST = 5.0  # seconds between attempts while the broker is away
 
@@ -173,7 +175,10 @@ class Outbox:
         """Publish messages one after the other; stops at the first that fails. Answers with positions confirmed and
         refused, and the error if the broker is away."""
         confirmed: list[int] = []
+        stop = time.monotonic() + _BATCH_TIME
         for position in chain:
+            if time.monotonic() > stop:
+                break
             message = messages[position]
             try:
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):

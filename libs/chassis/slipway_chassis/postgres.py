@@ -25,7 +25,8 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
+    # The process was frozen for so long that its transaction was ended.
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
 _LOST_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
@@ -44,7 +45,9 @@ class WriteConflict(Aborted):
 
 def as_domain_error(error: BaseException) -> SlipwayError | None:
     """What a database error means to a caller, or None if it is a bug (or no database error at all)."""
-    if isinstance(error, _AWAY):
+    # asyncpg raises InterfaceError for a connection that was lost, but for misuse as well; only the text tells.
+    lost = isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
+    if lost or isinstance(error, _AWAY):
         return StoreUnavailable("the database is unavailable", retry_after=1)
     if isinstance(error, _LOST_RACE):
         return WriteConflict("a concurrent change won; try again")
@@ -88,8 +91,11 @@ def domain_errors() -> Generator[None]:
         yield
     except (OSError, TimeoutError) as error:
         raise StoreUnavailable("the database is unavailable", retry_after=1) from error
-    except (*_AWAY, *_LOST_RACE) as error:
-        raise as_domain_error(error) or error from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        known = as_domain_error(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 # Callbacks of the open transactions, by id of the connection; see `after_commit`.
@@ -108,8 +114,11 @@ async def transaction(pool: asyncpg.Pool) -> AsyncGenerator[Any]:
     try:
         async with connection.transaction():
             yield connection
-    except (*_AWAY, *_LOST_RACE) as error:
-        raise as_domain_error(error) or error from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        known = as_domain_error(error)
+        if known is None:
+            raise
+        raise known from error
     finally:
         del _after_commit[id(connection)]
         await pool.release(connection)

@@ -90,9 +90,11 @@ async def run_service(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(_keep_running(task, run)) for task, run in (background or {}).items()]
-            tasks.append(group.create_task(health.watch(lambda: _log.info("service.ready", **ports))))
+            watch = group.create_task(health.watch(lambda: _log.info("service.ready", **ports)))
             await stopping.wait()
             _log.info("service.stopping")
+            # No check that passes may say "ready" again.
+            watch.cancel()
             await health.stop()
             await server.stop(settings.shutdown_grace)
             for task in tasks:

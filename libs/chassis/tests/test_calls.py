@@ -306,3 +306,17 @@ async def test_a_restarted_server_is_found_again_within_seconds(
     async with serving(port):
         await eventually(answers, timeout=6)
     await channel.close()
+
+
+async def test_the_failure_of_a_task_group_is_that_of_its_task(service: Any, signing: Any) -> None:
+    got = await failing(service, signing, ExceptionGroup("tasks", [Closed("closed"), InvalidArgument("odd")]))
+    assert got.reason == "SHOP_CLOSED"
+    # As soon as one of them is a bug, nothing may be told.
+    got = await failing(service, signing, ExceptionGroup("tasks", [Closed("closed"), KeyError("card 4711")]))
+    assert (got.kind, got.reason) == (ErrorKind.INTERNAL, "INTERNAL")
+    assert "4711" not in got.message
+
+
+async def test_misuse_of_the_database_driver_is_a_bug_not_an_outage(service: Any, signing: Any) -> None:
+    error = asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
+    assert (await failing(service, signing, error)).kind is ErrorKind.INTERNAL
