@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
-from slipway_evidence.canonical import Json, dump
+from slipway_evidence.canonical import CanonicalError, Json, dump, parse_canonical
 from slipway_evidence.event import GENESIS, Event, is_event_id, is_hex32
 
 JOURNAL_TYPE = "run.event"
@@ -23,7 +23,10 @@ class JournalError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class JournalEvent:
-    """A row of a journal. An erased one has no body and no `prev`: its commitment alone is known."""
+    """A row of a journal. An erased one has no body and no `prev`: its commitment alone is known.
+
+    `apart` names the members of the body that are stored apart, each with its digest.
+    """
 
     seq: int
     kind: str
@@ -31,6 +34,7 @@ class JournalEvent:
     position: str
     prev: str | None = None
     body: Mapping[str, Json] | None = None
+    apart: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,23 @@ class Reference:
 
 def journal_event(event: Event, commitment: str, position: str) -> JournalEvent:
     """The journal row that an event with a seq holds. Raises JournalError with code `journal_format`."""
-    kind, body = event.data.get("kind"), event.data.get("data")
-    if event.type != JOURNAL_TYPE or not isinstance(kind, str) or not kind or not isinstance(body, dict):
+    kind, payload = event.data.get("kind"), event.data.get("payload")
+    if event.type != JOURNAL_TYPE or not isinstance(kind, str) or not kind or not isinstance(payload, str):
         raise JournalError(
-            "journal_format", f"an event with a seq has type {JOURNAL_TYPE} and says kind and data", position
+            "journal_format", f"an event with a seq has type {JOURNAL_TYPE} and says kind and payload", position
         )
-    return JournalEvent(cast("int", event.seq), kind, commitment, position, event.prev, body)
+    try:
+        body = parse_canonical(payload.encode())
+    except CanonicalError as error:
+        raise JournalError("journal_format", f"the payload is not canonical JSON: {error}", position) from None
+    if not isinstance(body, dict):
+        raise JournalError("journal_format", "the payload is not a JSON object", position)
+    records, apart = event.data.get("records", []), event.data.get("payloads", {})
+    if body.get("records", []) != records:
+        raise JournalError("journal_format", "the records are not those of the payload", position)
+    if not isinstance(apart, dict):
+        raise JournalError("journal_format", "payloads are not an object", position)
+    return JournalEvent(cast("int", event.seq), kind, commitment, position, event.prev, body, apart)
 
 
 def check_chain(journal: Sequence[JournalEvent]) -> None:
@@ -146,8 +161,16 @@ def check_approvals(journal: Sequence[JournalEvent]) -> int:
 def _check_request(row: JournalEvent, body: Mapping[str, Json]) -> None:
     if not isinstance(body.get("proposer"), str) or not body["proposer"]:
         raise JournalError("approval_format", f"seq {row.seq} names no proposer", row.position)
-    if body.get("arguments_digest") != "sha256:" + hashlib.sha256(dump(body.get("arguments"))).hexdigest():
+    if body.get("arguments_digest") != _shown(row, body):
         raise JournalError("approval_digest", f"seq {row.seq} has not the digest of the arguments shown", row.position)
+
+
+def _shown(row: JournalEvent, body: Mapping[str, Json]) -> Json:
+    """Digest of what the approver was shown: of the arguments, or as given where they are stored apart."""
+    if "arguments" in body:
+        return "sha256:" + hashlib.sha256(dump(body["arguments"])).hexdigest()
+    apart = row.apart.get("arguments")
+    return apart.get("digest") if isinstance(apart, dict) else None
 
 
 def _check_decision(row: JournalEvent, body: Mapping[str, Json], request: Mapping[str, Json]) -> None:

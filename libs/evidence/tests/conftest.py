@@ -90,6 +90,7 @@ class Story:
         self.mine: list[int] = []
         self.last = GENESIS
         self.seq = 0
+        self.more: dict[str, Any] = {}
 
     def note(self, event_type: str, data: dict[str, Any], **members: Any) -> dict[str, str]:
         self.mine.append(len(self.log.leaves))
@@ -97,7 +98,11 @@ class Story:
 
     def journal(self, kind: str, **data: Any) -> dict[str, str]:
         self.seq += 1
-        reference = self.note("run.event", {"kind": kind, "data": data}, seq=self.seq, prev=self.last, subject="alice")
+        members = {"kind": kind, "epoch": 1, "payload": dump(data).decode()}
+        if data.get("records"):
+            members["records"] = data["records"]
+        members |= self.more
+        reference = self.note("run.event", members, seq=self.seq, prev=self.last, subject="alice")
         self.last = reference["commitment"]
         return reference
 

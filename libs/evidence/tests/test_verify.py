@@ -278,16 +278,52 @@ def test_a_record_with_another_commitment_than_the_journal_saw_is_found(story: T
     assert spoilt_journal(story, write) == "record_mismatch"
 
 
-@pytest.mark.parametrize("records", [1, ["x"], [{"event_id": "aev_1", "commitment": "0" * 64}]])
+@pytest.mark.parametrize("records", ["x", ["x"], [{"event_id": "aev_1", "commitment": "0" * 64}]])
 def test_malformed_references_are_found(story: Tell, records: object) -> None:
     assert spoilt_journal(story, lambda run: run.journal("step.completed", records=records)) == "record_format"
 
 
 def test_an_event_without_its_journal_form_is_found(story: Tell) -> None:
     def write(run: Any) -> None:
-        run.note("other.type", {"kind": "x", "data": {}}, seq=2, prev=run.last)
+        run.note("other.type", {"kind": "x", "payload": "{}"}, seq=2, prev=run.last)
 
     assert spoilt_journal(story, write) == "journal_format"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"kind": ""},
+        {"payload": 1},
+        {"payload": "[]"},
+        {"payload": '{"a": 1}'},
+        {"payload": "{"},
+        {"records": [{"event_id": "aev_1", "commitment": "0" * 64}]},
+        {"payloads": []},
+    ],
+)
+def test_a_journal_event_of_another_form_is_found(story: Tell, more: dict[str, Any]) -> None:
+    def write(run: Any) -> None:
+        run.more = more
+        run.journal("step.started", step_id="a")
+        run.more = {}
+
+    assert spoilt_journal(story, write) == "journal_format"
+
+
+def test_arguments_that_are_stored_apart_are_known_by_their_digest(story: Tell) -> None:
+    run = story()
+    run.journal("run.started", input={})
+    digest = "sha256:" + "5" * 64
+    for shown in (digest, "sha256:" + "6" * 64):
+        run.more = {"payloads": {"arguments": {"digest": shown, "bytes": 70_000}}}
+        run.journal("approval.requested", approval_id=f"apr_{shown[-1]}", proposer="alice", arguments_digest=digest)
+        run.more = {}
+    run.journal("run.succeeded", output={})
+    report = check(run, run.bundle())
+    assert code(report) == "approval_digest"
+    assert report.finding is not None
+    assert report.finding.position == "/entries/2"
 
 
 @pytest.mark.parametrize(
