@@ -15,6 +15,7 @@ from slipway_chassis.errors import FailedPrecondition, SlipwayError
 from slipway_chassis.policy import PolicyDecision
 
 from slipway_tools import jsontext, python_tool, schema
+from slipway_tools.address import AddressNotAllowed
 from slipway_tools.errors import ApprovalMismatch, InvalidToolArguments, RegionNotAllowed
 from slipway_tools.gate import Gate
 from slipway_tools.http_tool import AnswerLost, HttpCaller, HttpInvocation
@@ -24,6 +25,7 @@ from slipway_tools.record import CallRecord, Recorder, RecordRef
 from slipway_tools.registry import Registry
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.sandbox.limits import Limits
+from slipway_tools.secret_file import SecretUnavailable
 from slipway_tools.tool import Declaration
 
 ARGUMENTS_LIMIT = 256 * 1024
@@ -174,15 +176,17 @@ class Invoker:
                 outcome = result.failure.code if result.failure else "ok"
             except AnswerLost as error:
                 outcome = "uncertain"
-                duration = _milliseconds(started)
-                reference = await self._recorder.record(caller, record, None, duration, str(error))
+                reference = await self._recorder.record_uncertain(caller, record, _milliseconds(started), str(error))
                 facts = {"effect_key": effect.key if effect else "", "record": reference.event_id}
                 raise EffectUncertain(f"{declaration.name}: {error}", metadata=facts) from error
+            except (AddressNotAllowed, SecretUnavailable) as error:
+                await self._recorder.record_refusal(caller, record, error.reason, error.message)
+                raise
             finally:
                 span.set_attribute("slipway.tool.outcome", outcome)
                 CALLS.labels(declaration.kind, outcome).observe(time.monotonic() - started)
             duration = _milliseconds(started)
-            return Answer(result, duration, await self._recorder.record(caller, record, result, duration, ""))
+            return Answer(result, duration, await self._recorder.record_result(caller, record, result, duration))
 
     async def _run(
         self, caller: Caller, declaration: Declaration, arguments: dict[str, Any], effect: EffectKeyLike | None

@@ -49,10 +49,19 @@ class Recorder:
         self._pool = pool
         self._evidence = evidence
 
-    async def record(
-        self, caller: Caller, call: CallRecord, result: ToolResult | None, duration_ms: int, uncertain: str
-    ) -> RecordRef:
-        """Commit the event `tool.call`. `uncertain` says why nobody knows the outcome; there is no result then."""
+    async def record_result(self, caller: Caller, call: CallRecord, result: ToolResult, duration_ms: int) -> RecordRef:
+        """Commit the event `tool.call` of a call that was made."""
+        return await self._record(caller, call, {"duration_ms": duration_ms, **_outcome(result)})
+
+    async def record_uncertain(self, caller: Caller, call: CallRecord, duration_ms: int, why: str) -> RecordRef:
+        """Commit the event of a call of which nobody knows whether it acted."""
+        return await self._record(caller, call, {"duration_ms": duration_ms, "outcome": "uncertain", "message": why})
+
+    async def record_refusal(self, caller: Caller, call: CallRecord, reason: str, message: str) -> RecordRef:
+        """Commit the event of a call that policy allowed and the rules for addresses or secrets stopped."""
+        return await self._record(caller, call, {"outcome": "refused", "error": {"code": reason, "message": message}})
+
+    async def _record(self, caller: Caller, call: CallRecord, outcome: dict[str, Any]) -> RecordRef:
         effect = call.effect
         data: dict[str, Any] = {
             "tool": call.declaration.name,
@@ -60,7 +69,7 @@ class Recorder:
             "tool_digest": call.declaration.digest,
             "arguments": jcs.canonical_json(call.arguments).decode(),
             "arguments_digest": call.arguments_digest,
-            "duration_ms": duration_ms,
+            **outcome,
         }
         if effect is not None:
             data["effect"] = {"key": effect.key, "epoch": effect.epoch, "attempt": effect.attempt}
@@ -70,7 +79,6 @@ class Recorder:
                 "approver": call.approval.approver,
                 "arguments_digest": call.approval.arguments_digest,
             }
-        data |= _outcome(result) if result is not None else {"outcome": "uncertain", "message": uncertain}
         sealed = self._evidence.seal(
             "tool.call",
             caller=caller,

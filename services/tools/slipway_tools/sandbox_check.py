@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import structlog
-
 from slipway_chassis.settings import load_settings
+
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.pool import SandboxPool
 from slipway_tools.settings import SandboxSettings
@@ -28,8 +28,8 @@ def missing_setting(proc: Path = Path("/proc")) -> str | None:
         return "kernel.unprivileged_userns_clone is 0: `sysctl -w kernel.unprivileged_userns_clone=1`, or run as root"
     if _read(proc / "sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         return (
-            "kernel.apparmor_restrict_unprivileged_userns is 1: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`,"
-            " or load an AppArmor profile for nsjail that allows userns"
+            "kernel.apparmor_restrict_unprivileged_userns is 1:"
+            " `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or load an AppArmor profile for nsjail that allows userns"
         )
     status = _read(proc / "self/status")
     if "\nSeccomp:" not in f"\n{status}":

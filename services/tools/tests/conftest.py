@@ -18,7 +18,6 @@ from typing import Any
 
 import grpc
 import pytest
-
 from slipway.effects.v1 import effects_pb2
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
@@ -59,8 +58,9 @@ class Target:
 def answer(status: int, body: bytes = b"{}", **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def send(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(body)), **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
+        own = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in {"content-type": "application/json", "content-length": str(len(body)), **own}.items():
+            handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(body)
 
@@ -88,7 +88,7 @@ def target() -> Iterator[Target]:
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -191,8 +191,8 @@ def start_tools(
         secrets = folder / "secrets.yaml"
         secrets.write_text(
             f'ledger-token: "{SECRET}"\n'
-            'globex-key: {value: only-for-globex, tenants: [globex]}\n'
-            'elsewhere: {value: only-for-elsewhere, hosts: [elsewhere.example]}\n'
+            "globex-key: {value: only-for-globex, tenants: [globex]}\n"
+            "elsewhere: {value: only-for-elsewhere, hosts: [elsewhere.example]}\n"
         )
         secrets.chmod(0o600)
         own = {
@@ -242,7 +242,9 @@ class Client:
     async def put(self, name: str, url: str, **changes: Any) -> tools_pb2.PutToolResponse:
         http = {"method": "POST", "url": url, **changes.pop("http", {})}
         fields = {"input_schema_json": '{"type":"object"}', "description": "A tool", **changes}
-        return await self.call("PutTool", tools_pb2.PutToolRequest(tool=name, http=tools_pb2.HttpTool(**http), **fields))
+        return await self.call(
+            "PutTool", tools_pb2.PutToolRequest(tool=name, http=tools_pb2.HttpTool(**http), **fields)
+        )
 
     async def invoke(self, tool: str, arguments: Any = None, **fields: Any) -> tools_pb2.InvokeToolResponse:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})

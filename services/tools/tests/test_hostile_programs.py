@@ -1,6 +1,7 @@
 """Programs that try to get out, to stay, or to use up the machine. Each runs in the real sandbox."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +40,25 @@ def slots(pid: int) -> list[Path]:
     return [procs for folder in folders for procs in folder.glob(f"slipway-tools-{pid}/slot-*/cgroup.procs")]
 
 
+def left(pid: int, mounts: str) -> list[str]:
+    """What is there besides the launchers that wait for the next call."""
+    found = [child.name() for child in psutil.Process(pid).children(recursive=True) if child.name() != "sh"]
+    for procs in slots(pid):
+        found += [name for member in procs.read_text().split() if (name := psutil.Process(int(member)).name()) != "sh"]
+    if Path(f"/proc/{pid}/mounts").read_text() != mounts:
+        found.append("mounts")
+    return found + [str(path) for folder in ("/tmp", "/run/user") for path in Path(folder).glob("nsjail.*")]
+
+
 @pytest.fixture(autouse=True)
-async def nothing_is_left(tools: Any, eventually: Any) -> Any:
+def nothing_is_left(tools: Any) -> Any:
     """No process, mount, control group with a process, or file of a call outlives it."""
-    service = psutil.Process(tools.process.pid)
-    mounts = Path(f"/proc/{service.pid}/mounts").read_text()
+    mounts = Path(f"/proc/{tools.process.pid}/mounts").read_text()
     yield
-
-    def only_launchers() -> bool:
-        children = [child for child in service.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-        return all(child.name() == "sh" for child in children) and len(children) <= 2
-
-    await eventually(only_launchers)
-    assert Path(f"/proc/{service.pid}/mounts").read_text() == mounts
-    for procs in slots(service.pid):
-        names = {psutil.Process(int(pid)).name() for pid in procs.read_text().split()}
-        assert names <= {"sh"}, procs
-    assert not list(Path("/tmp").glob("nsjail.*"))
-    assert not list(Path("/run/user").glob("nsjail.*"))
+    deadline = time.monotonic() + 10
+    while (found := left(tools.process.pid, mounts)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found == []
 
 
 async def test_a_fork_bomb_is_contained(alice: Any) -> None:
@@ -159,7 +161,7 @@ async def test_a_background_process_cannot_swap_the_result_while_it_is_read(alic
         "        os.unlink('result.json')"
     )
     answer = await alice.python(code)
-    assert answer.output_json in ("1", "2", "null", "") and "root:" not in answer.output_json
+    assert answer.output_json in ("1", "2", "null", "")
 
 
 async def test_gigabytes_of_output_end_the_program_and_the_rest_is_cut(alice: Any) -> None:
@@ -169,7 +171,7 @@ async def test_gigabytes_of_output_end_the_program_and_the_rest_is_cut(alice: An
 
 
 async def test_output_on_both_streams_and_binary_does_not_block_the_program(alice: Any) -> None:
-    code = "import os\nfor _ in range(40):\n    os.write(1, bytes(range(256)) * 128)\n    os.write(2, bytes(range(256)) * 128)"
+    code = "import os\nfor n in range(80): os.write(1 + n % 2, bytes(range(256)) * 128)"
     answer = await alice.python(code)
     assert not answer.HasField("error")
     assert len(answer.stdout) == len(answer.stderr) == 65536
@@ -373,7 +375,8 @@ async def test_limits_are_hard_ones(alice: Any) -> None:
     names = ["AS", "CORE", "FSIZE", "MEMLOCK", "MSGQUEUE", "NOFILE", "NPROC", "RTPRIO", "STACK"]
     code = (
         "import json, resource\n"
-        f"json.dump([resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in {names}], open('result.json', 'w'))"
+        f"found = [resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in {names}]\n"
+        "json.dump(found, open('result.json', 'w'))"
     )
     found = dict(zip(names, json.loads((await alice.python(code)).output_json), strict=True))
     mib = 1 << 20

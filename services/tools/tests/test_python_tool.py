@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from slipway_chassis.errors import ErrorKind, SlipwayError
 from slipway_chassis.ids import new_id
 
@@ -55,7 +54,21 @@ async def test_a_damaged_file_id_is_refused_and_not_taken_for_content(alice: Any
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".", "a\nb", "a\u0000b", "x" * 101, "main.py", "result.json", "d/" * 9]
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        "",
+        "a//b",
+        ".",
+        "a\nb",
+        "a\u0000b",
+        "x" * 101,
+        "main.py",
+        "result.json",
+        "d/" * 9,
+    ],
 )
 async def test_a_file_name_that_leaves_the_workspace_or_cannot_be_is_refused(alice: Any, name: str) -> None:
     with pytest.raises(SlipwayError) as refused:
@@ -105,7 +118,7 @@ async def test_modules_given_as_files_can_be_imported_but_never_replace_the_stan
         ("b'\\xff'", "is not UTF-8"),
         ("b'NaN'", "is not JSON"),
         ("b'1e999'", "is not JSON"),
-        ("b'{\"a\":1,\"a\":2}'", "stands twice"),
+        ('b\'{"a":1,"a":2}\'', "stands twice"),
         ("b'[' * 100000", "nested too deeply"),
         ("b'\"' + bytes([92]) + b'ud800\"'", "surrogate"),
     ],

@@ -12,6 +12,7 @@ from typing import Literal
 
 import structlog
 
+from slipway_tools.measures import SANDBOX_START
 from slipway_tools.sandbox.cgroups import SlotGroup
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.jail import LAUNCHER, Jail
@@ -167,6 +168,7 @@ class Launch:
                     control.write(_request(program, limits.result))
                     ready = await _came_up(report)
                     if ready:
+                        SANDBOX_START.observe(time.monotonic() - started)
                         ended, answer = await _answer(report, budget, program.seconds)
                 finally:
                     self._kill()

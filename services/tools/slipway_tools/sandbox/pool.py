@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from slipway_tools.errors import QueueFull
+from slipway_tools.measures import SANDBOXES_BUSY
 from slipway_tools.sandbox.cgroups import CgroupTree, SlotGroup
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.jail import Jail, clean_mount_points
@@ -98,10 +99,12 @@ class SandboxPool:
         finally:
             self._waiting -= 1
         self._active += 1
+        SANDBOXES_BUSY.inc()
         try:
             yield slot
         finally:
             self._active -= 1
+            SANDBOXES_BUSY.dec()
             await asyncio.shield(self._tidy(slot))
 
     async def _tidy(self, slot: _Slot) -> None:

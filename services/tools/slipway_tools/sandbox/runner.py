@@ -11,7 +11,7 @@ read; at the end `wait_status kind size\n` and the result's bytes, where kind is
 (or `setup`, with an error number as status, when the files did not fit).
 """
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import _thread
 import os
 import resource
