@@ -38,6 +38,8 @@ _OWN_PARAMETERS = frozenset(
         "stop", "seed", "tools", "tool_choice", "response_format",
     }
 )  # fmt: skip
+_MOST_LABELS = 16
+_MOST_ID_CHARACTERS = 128
 _MOST_INPUTS = 256
 _MOST_INPUT_BYTES = 256 * 1024
 
@@ -54,6 +56,7 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
     tools = _json(chat.tools_json, "chat.tools_json", list) or []
     if not all(isinstance(tool, dict) and isinstance(tool.get("function"), dict) for tool in tools):
         raise InvalidArgument("each tool is an object with a function", field="chat.tools_json")
+    _check_labels(chat)
     max_cost = from_money(chat.max_cost, field="chat.max_cost") if chat.HasField("max_cost") else None
     if max_cost is not None and max_cost < 0:
         raise InvalidArgument("max_cost must not be negative", field="chat.max_cost")
@@ -249,6 +252,18 @@ def _message(message: pb.ChatMessage, field: str) -> Message:
         name=message.name,
         refusal=message.refusal,
     )
+
+
+def _check_labels(chat: pb.ChatRequest) -> None:
+    if len(chat.request_id) > _MOST_ID_CHARACTERS:
+        raise InvalidArgument(f"longer than {_MOST_ID_CHARACTERS} characters", field="chat.request_id")
+    if len(chat.labels) > _MOST_LABELS:
+        raise InvalidArgument(f"more than {_MOST_LABELS} labels", field="chat.labels")
+    for name, value in chat.labels.items():
+        if not name or len(name) > 64 or len(value) > 512:
+            raise InvalidArgument(
+                "names have 1 to 64 characters, values at most 512", field=f"chat.labels[{name[:64]}]"
+            )
 
 
 def _number(chat: pb.ChatRequest, field: str, most: float) -> float | None:

@@ -1,0 +1,375 @@
+"""A real router process on real servers, a small scripted provider over HTTP, and the local models."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slipway.router.v1 import router_pb2 as pb
+from slipway.router.v1 import router_pb2_grpc
+from slipway_chassis.channel import connect, invoke, stream
+from slipway_testkit.signing import SigningAuthority
+
+REPOSITORY = Path(__file__).parents[3]
+Script = Callable[["Exchange"], Awaitable[None]]
+
+
+class Exchange:
+    """One request at the scripted provider: what came, and ways to answer."""
+
+    def __init__(self, path: str, headers: dict[str, str], body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self._writer = writer
+
+    async def raw(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def json(self, payload: Any, status: int = 200, headers: str = "") -> None:
+        await self.text(json.dumps(payload).encode(), status, headers)
+
+    async def text(self, body: bytes, status: int = 200, headers: str = "") -> None:
+        await self.raw(
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+
+    async def open_stream(self) -> None:
+        await self.raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+
+    async def event(self, payload: Any) -> None:
+        await self.raw(b"data: " + json.dumps(payload).encode() + b"\n\n")
+
+    async def delta(self, finish: str | None = None, **delta: Any) -> None:
+        await self.event({"model": "scripted-1", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
+    async def gone(self) -> None:
+        """Wait until the router closes the connection."""
+        while not self._writer.is_closing():
+            await self.raw(b": still here\n\n")
+            await asyncio.sleep(0.02)
+        raise ConnectionResetError
+
+
+@dataclass
+class Provider:
+    """A provider over real HTTP whose models behave as the script of their name says."""
+
+    scripts: dict[str, Script]
+    port: int = 0
+    seen: dict[str, list[Exchange]] = field(default_factory=lambda: defaultdict(list))
+    hung_up: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (head := await reader.readuntil(b"\r\n\r\n")) is not None:
+                first, *lines = head.decode().split("\r\n")
+                headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)}
+                body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))))
+                exchange = Exchange(first.split()[1], headers, body, writer)
+                # "script@label": the label tells the models of one script apart.
+                script = body["model"].partition("@")[0]
+                self.seen[body["model"]].append(exchange)
+                try:
+                    await self.scripts[script](exchange)
+                except ConnectionError:
+                    self.hung_up[body["model"]].set()
+                    raise
+                if body.get("stream"):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@contextmanager
+def running(provider: Provider) -> Iterator[Provider]:
+    """Serve in a thread with a loop of its own, so that tests of any loop can use it."""
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+    stopping = asyncio.Event()
+
+    async def main() -> None:
+        server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+        provider.port = server.sockets[0].getsockname()[1]
+        started.set()
+        await stopping.wait()
+        server.close()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    started.wait()
+    try:
+        yield provider
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join()
+        loop.close()
+
+
+class Process:
+    """A service process of the repository, its JSON log lines read as they come."""
+
+    def __init__(self, module: str, environment: dict[str, str]) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env={"PATH": os.environ["PATH"], **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[dict[str, Any]] = []
+        self.noise: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.pid = self._popen.pid
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            try:
+                self.lines.append(json.loads(line))
+            except ValueError:
+                self.noise.append(line)
+
+    def wait_for(self, event: str, timeout: float = 60, skip: int = 0) -> dict[str, Any]:
+        """The next log line of that event after the first `skip` lines."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for line in self.lines[skip:]:
+                if line.get("event") == event:
+                    return line
+            if self._popen.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no {event}: {self.lines[-5:]} {''.join(self.noise)[-2000:]}")
+
+    def exit_code(self, timeout: float = 30) -> int:
+        return self._popen.wait(timeout)
+
+    def output(self) -> str:
+        self._reader.join(10)
+        return "".join(self.noise) + json.dumps(self.lines)
+
+    def stop(self) -> int:
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGTERM)
+        try:
+            return self._popen.wait(20)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            return self._popen.wait()
+        finally:
+            self._reader.join(10)
+            assert self._popen.stdout is not None
+            self._popen.stdout.close()
+
+
+class Client:
+    """Calls the router for one caller, as a service does: token and deadline on each call."""
+
+    def __init__(self, stub: router_pb2_grpc.RouterServiceStub, token: str) -> None:
+        self.stub = stub
+        self.token = token
+
+    async def call(self, method: str, request: Any, timeout: float = 60) -> Any:
+        return await invoke(getattr(self.stub, method), request, token=self.token, timeout=timeout)
+
+    async def chat(self, model: str = "", text: str = "hello", **fields: Any) -> pb.CreateChatCompletionResponse:
+        return await self.call("CreateChatCompletion", pb.CreateChatCompletionRequest(chat=chat(model, text, **fields)))
+
+    def stream(self, model: str = "", text: str = "hello", **fields: Any) -> AsyncIterator[Any]:
+        request = pb.StreamChatCompletionRequest(chat=chat(model, text, **fields))
+        return stream(self.stub.StreamChatCompletion, request, token=self.token, timeout=60)
+
+    async def usage(self, request_id: str = "", **fields: Any) -> list[pb.UsageRow]:
+        return list((await self.call("ListUsage", pb.ListUsageRequest(request_id=request_id, **fields))).rows)
+
+
+def chat(model: str, text: str, **fields: Any) -> pb.ChatRequest:
+    """A request with one user message, unless `messages` says otherwise."""
+    fields.setdefault("messages", [pb.ChatMessage(role="user", content=text)])
+    return pb.ChatRequest(model=model, **fields)
+
+
+@dataclass
+class Router:
+    """A running router."""
+
+    process: Process
+    port: int
+    metrics_port: int
+    catalogue: Path
+    signing: SigningAuthority
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def start_router(
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[], str],
+    valkey_url: str,
+    signing: SigningAuthority,
+    policy_dir: Path,
+) -> Iterator[Callable[..., Router]]:
+    """Starts a router over a catalogue text and secrets; stopped at the end of the session."""
+    started: list[Process] = []
+
+    def start(catalogue: str, secrets: dict[str, str] | None = None, *, ready: bool = True, **settings: str) -> Router:
+        folder = tmp_path_factory.mktemp("router")
+        (folder / "models.yaml").write_text(catalogue)
+        secrets_file = folder / "secrets.yaml"
+        secrets_file.write_text(json.dumps(secrets or {}))
+        secrets_file.chmod(0o600)
+        environment = {
+            "DATABASE_URL": settings.pop("database_url", "") or new_database(),
+            "REDIS_URL": valkey_url,
+            "BUS_URL": valkey_url,
+            "CALLER_JWKS_FILE": str(signing.jwks_file),
+            "IDENTITY_TARGET": "127.0.0.1:1",
+            "SERVICE_SECRET": "router-secret",
+            "POLICY_DIR": str(policy_dir),
+            "DATA_KEY": base64.b64encode(b"k" * 32).decode(),
+            "CATALOGUE_FILE": str(folder / "models.yaml"),
+            "SECRETS_FILE": str(secrets_file),
+            **{name.upper(): value for name, value in settings.items()},
+        }
+        environment = {f"SLIPWAY_ROUTER_{name}": value for name, value in environment.items()}
+        process = Process("slipway_router.main", environment)
+        started.append(process)
+        ports = process.wait_for("service.ready") if ready else {"grpc": 0, "metrics": 0}
+        return Router(process, ports["grpc"], ports["metrics"], folder / "models.yaml", signing, environment)
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def local_models() -> Iterator[str]:
+    """Base URL of the local models, running."""
+    process = Process(
+        "slipway_router.local_models",
+        {"SLIPWAY_LOCAL_MODELS_LISTEN": "127.0.0.1:0", "SLIPWAY_LOCAL_MODELS_API_KEY": "local-key"},
+    )
+    try:
+        yield f"http://{process.wait_for('local_models.ready')['address']}/v1"
+    finally:
+        assert process.stop() == 0, process.output()
+
+
+@pytest.fixture
+async def connect_to() -> AsyncIterator[Callable[..., Client]]:
+    """Makes clients of a router: `connect_to(router, subject="bob")`."""
+    channels: list[Any] = []
+
+    def client(router: Router, **caller: Any) -> Client:
+        channel = connect(f"127.0.0.1:{router.port}")
+        channels.append(channel)
+        return Client(router_pb2_grpc.RouterServiceStub(channel), router.signing.token(**caller))
+
+    yield client
+    for channel in channels:
+        await channel.close()
+
+
+@pytest.fixture(scope="session")
+def local_router(start_router: Callable[..., Router], local_models: str) -> Router:
+    """A router over the repository's own catalogue and the local models."""
+    catalogue = (REPOSITORY / "k8s" / "catalogue" / "models.yaml").read_text()
+    return start_router(catalogue, {"local_models": "local-key"}, local_models_url=local_models)
+
+
+@pytest.fixture
+def local(local_router: Router, connect_to: Callable[..., Client]) -> Client:
+    """Alice of acme at the local router."""
+    return connect_to(local_router)
+
+
+@dataclass
+class Scripted:
+    """A router whose models are scripts of a small provider."""
+
+    router: Router
+    provider: Provider
+
+    def seen(self, route: str, position: int = 0) -> list[Exchange]:
+        """What the candidate at that position of the route received."""
+        script = self.provider_models[route][position]
+        return self.provider.seen[script]
+
+    provider_models: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+
+    def hung_up(self, route: str, position: int = 0) -> threading.Event:
+        """Set when the router has closed the connection to that candidate in mid-answer."""
+        return self.provider.hung_up[self.provider_models[route][position]]
+
+
+def catalogue_of(routes: dict[str, list[str]], port: int, **limits: float) -> str:
+    """A catalogue in which each route has models of its own, so that the health of one test is not another's.
+
+    A candidate is written "script", or "script region"; model names are `<route>.<position>`.
+    """
+    models, entries = {}, {}
+    for route, scripts in routes.items():
+        for position, candidate in enumerate(scripts):
+            script, _, region = candidate.partition(" ")
+            models[f"{route}.{position}"] = {
+                "provider": region or "eu",
+                "upstream": f"{script}@{route}.{position}",
+                "kind": "embedding" if script.startswith("vectors") else "chat",
+                "context_window": 1000,
+                "max_output_tokens": 100,
+                "capabilities": ["tools", "response_format"],
+                "price": {"input": "1.00", "cached_input": "0.10", "output": "10", "reasoning": "20"},
+            }
+        entries[route] = {"candidates": [f"{route}.{n}" for n in range(len(scripts))], "tasks": [f"task-{route}"]}
+        entries[route].update(limits)
+    provider = {"type": "openai", "base_url": f"http://127.0.0.1:{port}/v1", "api_key": "secret:scripted"}
+    providers = {region: {**provider, "regions": [region]} for region in ("eu", "us")}
+    down = {**provider, "base_url": "http://127.0.0.1:9/v1", "regions": ["eu"]}
+    document = {
+        "version": 1,
+        "regions": ["eu", "us", "ch"],
+        "providers": {**providers, "down": down},
+        "models": models,
+        "routes": entries,
+    }
+    return json.dumps(document, indent=1)
+
+
+@pytest.fixture(scope="session")
+def scripted(start_router: Callable[..., Router]) -> Iterator[Callable[..., Scripted]]:
+    """Starts a provider with scripts and a router over routes of them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(scripts: dict[str, Script], routes: dict[str, list[str]], **limits: float) -> Scripted:
+            provider = stack.enter_context(running(Provider(scripts)))
+            router = start_router(catalogue_of(routes, provider.port, **limits), {"scripted": "sk-scripted-key"})
+            models = {
+                route: [f"{script.partition(' ')[0]}@{route}.{n}" for n, script in enumerate(candidates)]
+                for route, candidates in routes.items()
+            }
+            return Scripted(router, provider, models)
+
+        yield start
