@@ -1,16 +1,17 @@
 """The development issuer's process: `python -m slipway_gateway.dev_issuer`."""
 
+import asyncio
+import signal
 import sys
 
-import uvicorn
 from slipway_chassis.logs import configure_logging
+from slipway_chassis.service import run
 from slipway_chassis.settings import load_settings
 
 from slipway_gateway.dev_issuer.app import DevIssuer
 from slipway_gateway.dev_issuer.keys import open_key
 from slipway_gateway.dev_issuer.settings import DevIssuerSettings
-from slipway_gateway.http.protocol import BoundedHttpProtocol
-from slipway_gateway.http.server import listen
+from slipway_gateway.http.server import HttpServer, listen
 from slipway_gateway.realm import RealmFile
 
 
@@ -27,19 +28,15 @@ def main() -> int:
         return 2
     host = settings.listen.rpartition(":")[0]
     issuer = f"http://{host}:{listener.getsockname()[1]}/realms/{realm.current().name}"
-    config = uvicorn.Config(
-        DevIssuer(realm, key, issuer).app(),
-        http=BoundedHttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    run(_serve(HttpServer(DevIssuer(realm, key, issuer).app(), listener, grace=2, stopping=asyncio.Event())))
     return 0
+
+
+async def _serve(http: HttpServer) -> None:
+    serving = asyncio.create_task(http.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Process:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
     def output(self) -> str:
         with self._changed:
             return "".join(self._lines)
@@ -57,7 +61,8 @@ class Process:
                     if match := re.search(pattern, line):
                         return match
                 left = deadline - time.monotonic()
-                if left <= 0 or (self._process.poll() is not None and left < timeout - 1):
+                if left <= 0 or (self.has_ended and left < timeout - 1):
+                    self._process.kill()
                     raise ProcessFailedError(f"no {pattern!r} in:\n{''.join(self._lines)}")
                 self._changed.wait(min(left, 0.2))
 
@@ -101,6 +106,7 @@ def wait_for_http(process: Process, url: str, timeout: float = 40) -> None:
                 return
         except httpx.TransportError:
             pass
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or process.has_ended:
+            process.stop()
             raise ProcessFailedError(f"{url} does not answer:\n{process.output}")
         time.sleep(0.05)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from slipway.agents.v1 import agents_pb2
 from slipway.audit.v1 import audit_pb2
@@ -89,7 +88,7 @@ class Services(grpc.GenericRpcHandler):
             return None
         codec: dict[str, Any] = {
             "request_deserializer": GetMessageClass(method.input_type).FromString,
-            "response_serializer": Message.SerializeToString,
+            "response_serializer": lambda message: message.SerializeToString(),
         }
         name = handler_call_details.method
         if method.server_streaming:
