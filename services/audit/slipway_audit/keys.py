@@ -1,0 +1,87 @@
+"""The log's signing key: `python -m slipway_audit.keys init DIR [--origin slipway.dev/NAME]`.
+
+Writes `log.key` (a secret, mode 0600) and `log.vkey`, the public key that verifiers need. The key's name is the origin
+of all logs that it signs, which add their tenant's name. Keys that are there already stay.
+"""
+
+import argparse
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+
+from slipway_evidence.note import NoteError, SignerKey
+
+SIGNER_FILE, VERIFIER_FILE = "log.key", "log.vkey"
+
+
+class KeyFileInvalid(Exception):
+    """The key file cannot be used; the message says which and why, never its content."""
+
+
+def init(folder: Path, origin: str) -> SignerKey:
+    """Make the key in a folder unless it is there. Raises OSError, KeyFileInvalid, NoteError for a bad origin."""
+    folder.mkdir(parents=True, exist_ok=True)
+    signer = folder / SIGNER_FILE
+    if not signer.exists():
+        _write_once(signer, SignerKey.generate(origin).encode() + "\n")
+    key = load(signer)
+    _replace(folder / VERIFIER_FILE, f"{key.verifier}\n")
+    return key
+
+
+def load(file: Path) -> SignerKey:
+    """Read a signing key. Raises KeyFileInvalid."""
+    try:
+        if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise KeyFileInvalid(f"{file} can be read by others; run: chmod 600 {file}")
+        return SignerKey.parse(file.read_text(encoding="ascii"))
+    except OSError as error:
+        raise KeyFileInvalid(f"{file} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, NoteError):
+        raise KeyFileInvalid(f"{file} holds no signing key") from None
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Write a private file in one step; one that somebody else made meanwhile stays."""
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as output:
+        output.write(text)
+        output.flush()
+        os.fsync(output.fileno())
+    try:
+        os.link(new, file)
+    except FileExistsError:
+        pass
+    finally:
+        new.unlink()
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    new.write_text(text, encoding="ascii")
+    new.replace(file)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m slipway_audit.keys", description="The audit log's signing key.")
+    parser.add_argument("command", choices=["init"])
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--origin", default="", help="name of this installation; default: slipway.dev/ and random digits"
+    )
+    arguments = parser.parse_args()
+    try:
+        key = init(arguments.folder, arguments.origin or f"slipway.dev/{secrets.token_hex(6)}")
+    except (OSError, KeyFileInvalid, NoteError) as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        return 2
+    sys.stdout.write(f"{key.verifier}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
