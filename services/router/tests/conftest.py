@@ -44,10 +44,8 @@ class Exchange:
         await self.text(json.dumps(payload).encode(), status, headers)
 
     async def text(self, body: bytes, status: int = 200, headers: str = "") -> None:
-        await self.raw(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
+        await self.raw(head.encode() + body)
 
     async def open_stream(self) -> None:
         await self.raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
