@@ -9,9 +9,10 @@ from typing import Any
 
 from slipway_memory.transactions import Database, Transaction, row_values
 
-_COLUMNS = (
-    "file_id, tenant, owner, filename, content_type, size_bytes, digest, readers, object_key, create_time, expire_time"
-)
+_SELECT = """
+SELECT file_id, tenant, owner, filename, content_type, size_bytes, digest, readers, object_key, create_time, expire_time
+FROM file
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class FileStore:
     async def file(self, tenant: str, file_id: str) -> StoredFile | None:
         """A file of the tenant."""
         row = await self.database.pool.fetchrow(
-            f"SELECT {_COLUMNS} FROM file WHERE tenant = $1 AND file_id = $2 AND expire_time > now()", tenant, file_id
+            _SELECT + "WHERE tenant = $1 AND file_id = $2 AND expire_time > now()", tenant, file_id
         )
         return _file(row) if row else None
 
@@ -75,22 +76,22 @@ class FileStore:
         row = await transaction.connection.fetchrow(
             "INSERT INTO file (file_id, tenant, owner, filename, content_type, size_bytes, digest, readers, object_key,"
             " expire_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10))"
-            f" RETURNING {_COLUMNS}",
+            " RETURNING file_id, tenant, owner, filename, content_type, size_bytes, digest, readers, object_key,"
+            " create_time, expire_time",
             *(file_id, tenant, owner, filename, content_type, size_bytes, digest, list(readers), object_key),
             ttl_seconds,
         )
         return _file(row)
 
-    async def delete(self, transaction: Transaction, tenant: str, file_id: str) -> StoredFile | None:
-        """Deletes a file with its object; None when it is gone already."""
+    async def delete(self, transaction: Transaction, tenant: str, file_id: str) -> bool:
+        """Deletes a file with its object; False when it is gone already."""
         row = await transaction.connection.fetchrow(
-            f"DELETE FROM file WHERE tenant = $1 AND file_id = $2 AND expire_time > now() RETURNING {_COLUMNS}",
+            "DELETE FROM file WHERE tenant = $1 AND file_id = $2 AND expire_time > now() RETURNING object_key",
             *(tenant, file_id),
         )
-        if row is None:
-            return None
-        await transaction.drop_object(row["object_key"])
-        return _file(row)
+        if row is not None:
+            await transaction.drop_object(row["object_key"])
+        return row is not None
 
     async def expire(self, limit: int = 500) -> int:
         """Deletes files whose time has passed, with their objects; returns their number."""

@@ -81,7 +81,7 @@ class Files:
                 used = await self._store.used_bytes(transaction, caller.tenant)
                 if used + upload.size > self._quota:
                     raise FileQuotaExceeded(
-                        f"the tenant's files take {used} of {self._quota} bytes; this one has {upload.size}. Delete some",
+                        f"the tenant's files take {used} of {self._quota} bytes; this has {upload.size}: delete some",
                         metadata={"used_bytes": str(used), "quota_bytes": str(self._quota)},
                     )
                 file = await self._store.insert(
@@ -129,7 +129,7 @@ class Files:
         resource = file_resource(caller.tenant, file.file_id, file.owner, file.readers)
         decision = self._policy.authorize(caller, "DeleteFile", resource)
         async with self._store.database.transaction() as transaction:
-            if await self._store.delete(transaction, caller.tenant, file_id) is None:
+            if not await self._store.delete(transaction, caller.tenant, file_id):
                 raise _not_found(file_id)
             await transaction.record(
                 "file.deleted",

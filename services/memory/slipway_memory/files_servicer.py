@@ -12,8 +12,9 @@ from slipway_chassis.caller import current_caller
 
 from slipway_memory import convert
 from slipway_memory.errors import FileTooLarge
+from slipway_memory.file_store import StoredFile
 from slipway_memory.files import Files
-from slipway_memory.upload_stream import data_parts, file_opening
+from slipway_memory.upload_stream import data_parts, file_opening, refused_in_words
 from slipway_memory.uploads import spooled
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,12 +31,16 @@ class FilesServicer(memory_pb2_grpc.FilesServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadFileRequest], context: Context
     ) -> pb.UploadFileResponse:
         """See proto."""
-        caller = current_caller()
-        description = convert.file_description(await file_opening(request_iterator))
-        decision = self._files.permit_upload(caller, description)
-        async with spooled(data_parts(request_iterator), limit=self._file_bytes, too_large=self._too_large) as upload:
-            file = await self._files.upload(caller, description, upload, decision)
+        async with refused_in_words(request_iterator):
+            file = await self._upload(request_iterator)
         return pb.UploadFileResponse(file=convert.file_message(file))
+
+    async def _upload(self, stream: AsyncIterator[pb.UploadFileRequest]) -> StoredFile:
+        caller = current_caller()
+        description = convert.file_description(await file_opening(stream))
+        decision = self._files.permit_upload(caller, description)
+        async with spooled(data_parts(stream), limit=self._file_bytes, too_large=self._too_large) as upload:
+            return await self._files.upload(caller, description, upload, decision)
 
     def _too_large(self) -> FileTooLarge:
         return FileTooLarge(

@@ -10,8 +10,6 @@ from slipway_memory.ingest_topic import send_for_indexing
 from slipway_memory.store import vector_text
 from slipway_memory.transactions import Database, row_values
 
-_MINE = "version_id = $1 AND state = 'INDEXING' AND indexer = $2"
-
 
 @dataclass(frozen=True, slots=True)
 class IndexingJob:
@@ -72,7 +70,8 @@ class IndexingStore:
         async with self._database.transaction() as transaction:
             connection = transaction.connection
             held = await connection.fetchval(
-                f"UPDATE document_version SET indexer_until = now() + make_interval(secs => $3) WHERE {_MINE}"
+                "UPDATE document_version SET indexer_until = now() + make_interval(secs => $3)"
+                " WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2"
                 " RETURNING true",
                 *(version_id, indexer, self._lease),
             )
@@ -100,7 +99,8 @@ class IndexingStore:
             )
             ready = document_id and await connection.fetchval(
                 "UPDATE document_version SET state = 'READY', error = '', indexer = NULL, indexer_until = NULL,"
-                f" update_time = now() WHERE {_MINE} AND indexed_chunk_count = chunk_count RETURNING true",
+                " update_time = now() WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2"
+                " AND indexed_chunk_count = chunk_count RETURNING true",
                 *(version_id, indexer),
             )
             if not ready:
@@ -120,14 +120,17 @@ class IndexingStore:
         """Gives a version back; the sweeper sends it again after `seconds`."""
         await self._database.pool.execute(
             "UPDATE document_version SET indexer = NULL, indexer_until = now() + make_interval(secs => $3),"
-            f" failures = failures + 1 WHERE {_MINE}",
+            " failures = failures + 1 WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2",
             *(version_id, indexer, seconds),
         )
 
     async def release(self, version_id: str, indexer: str) -> None:
         """Gives a version back for anybody to take at once."""
         await self._database.pool.execute(
-            f"UPDATE document_version SET indexer = NULL, indexer_until = now() WHERE {_MINE}", version_id, indexer
+            "UPDATE document_version SET indexer = NULL, indexer_until = now()"
+            " WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2",
+            version_id,
+            indexer,
         )
 
     async def fail(self, version_id: str, indexer: str, error: str) -> None:
@@ -135,7 +138,7 @@ class IndexingStore:
         async with self._database.transaction() as transaction:
             failed = await transaction.connection.fetchval(
                 "UPDATE document_version SET state = 'FAILED', error = $3, indexer = NULL, indexer_until = NULL,"
-                f" update_time = now() WHERE {_MINE} RETURNING true",
+                " update_time = now() WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2 RETURNING true",
                 *(version_id, indexer, error),
             )
             if failed:

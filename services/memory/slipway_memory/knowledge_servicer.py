@@ -16,7 +16,7 @@ from slipway_memory.collections import Collections
 from slipway_memory.documents import DocumentPut, Documents
 from slipway_memory.errors import DocumentTooLarge
 from slipway_memory.search import Search
-from slipway_memory.upload_stream import data_parts, document_opening
+from slipway_memory.upload_stream import data_parts, document_opening, refused_in_words
 from slipway_memory.uploads import spooled
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -58,7 +58,8 @@ class KnowledgeServicer(memory_pb2_grpc.KnowledgeServiceServicer):
     ) -> pb.PutDocumentResponse:
         """See proto."""
         try:
-            put = await self._put(request_iterator)
+            async with refused_in_words(request_iterator):
+                put = await self._put(request_iterator)
         except SlipwayError as error:
             metrics.PUT_DOCUMENTS.labels(error.reason).inc()
             raise

@@ -79,8 +79,8 @@ class Search:
     """Finds passages by meaning and by words.
 
     Both scores are min-max normalised over the candidates and fused by a convex combination: Bruch, Gai, Ingber, "An
-    Analysis of Fusion Functions for Hybrid Retrieval", arXiv 2210.11934. It beat reciprocal rank fusion there, and its one
-    parameter needs few examples to set.
+    Analysis of Fusion Functions for Hybrid Retrieval", arXiv 2210.11934. It beat reciprocal rank fusion there, and its
+    one parameter needs few examples to set.
     """
 
     def __init__(

@@ -162,8 +162,8 @@ class KnowledgeStore:
                 "UPDATE document SET latest_version = $2 WHERE document_id = $1", document_id, version.version_id
             )
         await connection.execute(
-            "INSERT INTO document_version (version_id, document_id, tenant, owner, filename, declared_type, content_type,"
-            " size_bytes, digest, title, page_count, readers, metadata, object_key, state, chunk_count)"
+            "INSERT INTO document_version (version_id, document_id, tenant, owner, filename, declared_type,"
+            " content_type, size_bytes, digest, title, page_count, readers, metadata, object_key, state, chunk_count)"
             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'INDEXING', $15)",
             *(version.version_id, document_id, collection.tenant, version.owner),
             *(version.description.filename, version.description.content_type, version.head.content_type),

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from slipway.memory.v1 import memory_pb2 as pb
+from slipway_chassis.errors import SlipwayError
 
 from slipway_memory.errors import UploadIncomplete
 
 _MOST_PART_BYTES = 1024 * 1024
+_DRAIN_SECONDS = 5.0
+
+Parts = AsyncIterator[pb.PutDocumentRequest] | AsyncIterator[pb.UploadFileRequest]
+
+
+@asynccontextmanager
+async def refused_in_words(stream: Parts) -> AsyncGenerator[None]:
+    """When the block raises a SlipwayError, reads and forgets what the client still sends, for some seconds.
+
+    A client of grpc.aio that is still sending when the status comes may report an internal error of its own instead.
+    """
+    try:
+        yield
+    except SlipwayError:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for _ in stream:
+                    pass
+        raise
 
 
 async def document_opening(stream: AsyncIterator[pb.PutDocumentRequest]) -> pb.DocumentDescription:
@@ -29,9 +51,7 @@ async def file_opening(stream: AsyncIterator[pb.UploadFileRequest]) -> pb.FileDe
     raise _no_opening()
 
 
-async def data_parts(
-    stream: AsyncIterator[pb.PutDocumentRequest] | AsyncIterator[pb.UploadFileRequest],
-) -> AsyncIterator[bytes]:
+async def data_parts(stream: Parts) -> AsyncIterator[bytes]:
     """The bytes that follow. Raises UploadIncomplete for any other part, or one that is too long."""
     async for part in stream:
         if part.WhichOneof("part") != "data":

@@ -3,7 +3,6 @@ small router."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -27,6 +26,7 @@ from slipway.memory.v1 import memory_pb2 as pb
 from slipway.memory.v1 import memory_pb2_grpc
 from slipway.router.v1 import router_pb2, router_pb2_grpc
 from slipway_chassis.channel import connect, invoke, stream
+from slipway_testkit.waiting import eventually
 
 MODEL = "minilm-l6-v2"
 PART = 64 * 1024
@@ -173,13 +173,15 @@ def start_memory(
 ) -> Iterator[StartMemory]:
     """Starts memory processes over a database; further settings by name, e.g. `indexing_lease=2`."""
     started: list[MemoryProcess] = []
+    # Processes over one database share a bus; those over another have one of their own.
+    buses: dict[str, int] = {}
 
     def start(database_url: str, **settings: Any) -> MemoryProcess:
         objects = Path(settings.pop("objects", tmp_path_factory.mktemp("objects")))
         values = {
             "database_url": database_url,
             "redis_url": valkey_url,
-            "bus_url": valkey_url,
+            "bus_url": f"{valkey_url}/{buses.setdefault(database_url, len(buses) + 1)}",
             "caller_jwks_file": signing.jwks_file,
             "identity_target": peers[1],
             "router_target": peers[1],
@@ -290,9 +292,12 @@ class Client:
 
     async def ready(self, document: str = "doc", collection: str = "handbook", timeout: float = 60) -> pb.Document:
         """Waits until a document's indexing ended, and answers with it when it is READY."""
-        async with asyncio.timeout(timeout):
-            while (found := await self.document(document, collection)).state == pb.DOCUMENT_STATE_INDEXING:
-                await asyncio.sleep(0.03)
+
+        async def ended() -> pb.Document | None:
+            found = await self.document(document, collection)
+            return found if found.state != pb.DOCUMENT_STATE_INDEXING else None
+
+        found = await eventually(ended, timeout)
         assert found.state == pb.DOCUMENT_STATE_READY, found.error
         return found
 

@@ -25,7 +25,7 @@ class BlockKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of a document. `units` are its smallest parts: sentences come later, items, rows and lines are known here.
+    """A piece of a document. `units` are its parts as the format knows them: items, rows, lines.
 
     The block's text is its units joined by newlines. `level` is a heading's, from 1. `page` counts from 1, 0 means that
     the format has no pages.
@@ -92,8 +92,8 @@ def code(text: str, page: int = 0) -> Block | None:
 
 
 def table(rows: Sequence[Sequence[str]], *, has_header: bool, page: int = 0) -> Block | None:
-    """A table. Each row repeats its header, `Column: value | Column: value`, so that a row is understood wherever a chunk
-    is cut. None when every cell is empty.
+    """A table. Each row repeats its header, `Column: value | Column: value`, so that it is understood wherever a
+    chunk is cut. None when every cell is empty.
     """
     cells = [[clean_line(cell) for cell in row] for row in rows]
     header = cells[0] if has_header and cells else []

@@ -55,7 +55,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """A slice that is not cut any further. The next chunk may repeat it when it `overlaps`; `torn`: cut inside a word."""
+    """A slice that is not cut any further. It `overlaps`: the next chunk may repeat it; `torn`: ends inside a word."""
 
     start: int
     end: int

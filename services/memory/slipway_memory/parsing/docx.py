@@ -107,7 +107,7 @@ class _Blocks:
             self.flush()
             if style == "Title":
                 self.title = self.title or text.strip()
-                self.blocks.append(heading(1, text))
+                self.blocks.append(heading(0, text))  # above all numbered headings
             else:
                 self.blocks.append(heading(int(level.group(1)), text) if level else paragraph(text))
 

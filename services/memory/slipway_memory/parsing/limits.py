@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class ParseLimits:
-    """`seconds` bound CPU and, by the parent, wall time; `memory_bytes` is address space; the rest bounds the output."""
+    """`seconds` of CPU and, by the parent, of wall time; `memory_bytes` of address space; the rest bounds output."""
 
     seconds: int = 60
     memory_bytes: int = 1024 * 1024 * 1024

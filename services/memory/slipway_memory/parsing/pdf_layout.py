@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from slipway_memory.parsing.blocks import Block, bullet_list, clean_line, heading, paragraph, table
 
@@ -77,21 +78,30 @@ def _lines(page: Page, number: int) -> Iterator[Line]:
 
 
 def _without_furniture(pages: list[list[Line]]) -> list[Line]:
-    """Drops running heads, feet and page numbers: the same text, digits apart, at the same height of most pages."""
+    """Drops running heads, feet and page numbers: the top or bottom line of a page that most pages have at the same
+    height, digits apart. Other lines stay, however often they come: a form repeats its text, too.
+    """
 
     def key(line: Line) -> tuple[int, str]:
         return round(line.y), re.sub(r"\d+", "#", line.text)
 
-    seen = Counter(found for page in pages for found in {key(line) for line in page})
+    def outermost(page: list[Line]) -> list[Line]:
+        return [max(page, key=lambda line: line.y), min(page, key=lambda line: line.y)] if len(page) > 1 else []
+
+    seen = Counter(found for page in pages for found in {key(line) for line in outermost(page)})
     often = max(3, len(pages) // 2)
-    return [line for page in pages for line in page if seen[key(line)] < often]
+    kept: list[Line] = []
+    for page in pages:
+        dropped = [id(line) for line in outermost(page) if seen[key(line)] >= often]
+        kept += [line for line in page if id(line) not in dropped]
+    return kept
 
 
 def _leading(lines: Sequence[Line], body: float) -> float:
     """The usual distance of two lines of a paragraph, in points."""
     gaps = sorted(
         before.y - after.y
-        for before, after in zip(lines, lines[1:], strict=False)
+        for before, after in pairwise(lines)
         if before.page == after.page and before.size == after.size == body and before.y > after.y
     )
     usual = gaps[len(gaps) // 4] if gaps else 1.2 * body

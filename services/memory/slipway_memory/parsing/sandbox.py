@@ -59,7 +59,7 @@ class DocumentParser:
                     return await self._run(file, filename, content_type)
             except TimeoutError as error:
                 raise DocumentUnreadable(
-                    f"reading the document takes longer than {self._limits.seconds} s; split it, or check that it is whole"
+                    f"reading the document takes longer than {self._limits.seconds} s; split it, or check it"
                 ) from error
 
     async def _run(self, file: IO[bytes], filename: str, content_type: str) -> tuple[DocumentHead, list[ParsedChunk]]:

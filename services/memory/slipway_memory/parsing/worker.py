@@ -1,7 +1,7 @@
 """The parsing process: reads a document from standard input, writes one JSON object a line to standard output.
 
-The first line describes the document, each further line is a chunk; or the only line is `{"error": …}`. It is started by
-`sandbox.py` with limits, an empty environment and nothing but these two files open.
+The first line describes the document, each further line is a chunk; or the only line is `{"error": …}`. It is started
+by `sandbox.py` with limits, an empty environment and nothing but these two files open.
 """
 
 from __future__ import annotations
