@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 
 from aio_pika.abc import AbstractChannel, AbstractExchange
-from aio_pika.exceptions import ChannelClosed
+from aio_pika.exceptions import ChannelClosed, ChannelInvalidStateError, ConnectionClosed
 
 from slipway_chassis.bus.amqp_broadcast import AmqpBroadcast
 from slipway_chassis.bus.amqp_consumer import QueueConsumer
@@ -23,6 +23,11 @@ from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.errors import Unavailable
 
 _CONFIRM_SECONDS = 10.0
+
+_STALE = (ChannelClosed, ConnectionClosed, ChannelInvalidStateError)
+"""The channel or connection was closed since it was last used: by a broker that restarted, or because the topology
+declared on it was deleted. Another one may do. (A broker that can't be reached raises something else.)"""
+_FRESH_STARTS = 2
 
 
 class AmqpBus:
@@ -43,11 +48,10 @@ class AmqpBus:
         """See Bus.publish."""
         check_publishable(message)
         try:
-            try:
-                await self._publish(message)
-            except ChannelClosed:
-                # The topology was deleted since it was declared on this channel: declare it again, once.
-                await self._publish(message)
+            for _ in range(_FRESH_STARTS):
+                with suppress(*_STALE):
+                    return await self._publish(message)
+            await self._publish(message)
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
 

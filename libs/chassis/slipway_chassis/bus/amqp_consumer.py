@@ -16,6 +16,7 @@ from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.logs import get_logger
 
 _CONFIRM_SECONDS = 10.0
+_CANCEL_SECONDS = 2.0  # a stopping process has little time
 
 _log = get_logger(__name__)
 
@@ -122,7 +123,7 @@ class QueueConsumer:
         consumed, self._consumed = self._consumed, []
         for queue, tag in consumed:
             with suppress(*AMQP_ERRORS):
-                await queue.cancel(tag, timeout=_CONFIRM_SECONDS)
+                await queue.cancel(tag, timeout=_CANCEL_SECONDS)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None

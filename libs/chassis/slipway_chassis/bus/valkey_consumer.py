@@ -13,6 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -80,6 +81,8 @@ class StreamConsumer:
                 for step in (self._read, self._take_over, self._hold):
                     loops.create_task(self._repeat(step))
         finally:
+            with suppress(RedisError):
+                await self._renew()  # the last time: a lease is longer than the drain
             await self._pool.drain()
             await self._member.leave(CLAIM_MS)
 
@@ -132,8 +135,12 @@ class StreamConsumer:
             await self._member.trim()
 
     async def _hold(self) -> None:
-        """Renews the leases of entries in hand. One that has ended belongs to whoever took over: it is left alone."""
+        """Renews leases, again and again."""
         await asyncio.sleep(_HOLD_SECONDS)
+        await self._renew()
+
+    async def _renew(self) -> None:
+        """Renews the leases of entries in hand. One that has ended belongs to whoever took over: it is left alone."""
         now = time.monotonic()
         leased = [entry_id for entry_id in self._held if not self._is_lost(entry_id)]
         if leased:

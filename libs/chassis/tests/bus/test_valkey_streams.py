@@ -107,9 +107,6 @@ async def test_acknowledged_entries_are_trimmed_but_not_those_another_group_stil
     assert await client.xlen(stream) == 10
     consumers.start(bus.consume(TOPIC, "late", late, max_deliveries=2, concurrency=1))
 
-    async def length() -> int:
-        return await client.xlen(stream)
-
     await eventually(lambda: "m9" in late.ids)
 
     async def up_to_the_parked_one() -> bool:
@@ -118,7 +115,7 @@ async def test_acknowledged_entries_are_trimmed_but_not_those_another_group_stil
     await eventually(up_to_the_parked_one)
 
     async def empty() -> bool:
-        return await length() == 0
+        return await client.xlen(stream) == 0
 
     await eventually(empty, timeout=20)
 
@@ -141,6 +138,22 @@ async def test_entry_that_no_publisher_wrote_becomes_a_dead_letter(bus, client, 
     assert (dead.id, dead.topic, dead.body) == (entry.decode(), TOPIC, b"what is this")
     assert dead.headers[DEAD_REASON].startswith("MALFORMED")
     assert inbox.seen == []
+
+
+async def test_unix_socket_and_valkeys_own_scheme_reach_the_same_bus(valkey_server, namespace, eventually):
+    inbox = Inbox()
+    over_tcp = await open_bus(valkey_server.url.replace("redis://", "valkey://"), namespace=namespace)
+    over_socket = await open_bus(valkey_server.socket_url, namespace=namespace)
+    consumers = Consumers()
+    consumers.start(over_socket.consume(TOPIC, GROUP, inbox))
+    await over_tcp.publish(Message("m1", TOPIC, b"{}"))
+    await eventually(lambda: inbox.seen)
+    async with over_socket.subscribe("run.a") as heard:
+        await over_tcp.broadcast("run.a", b"x")
+        assert await asyncio.wait_for(anext(heard), 10) == b"x"
+    await consumers.close()
+    await over_tcp.close()
+    await over_socket.close()
 
 
 async def test_hundreds_of_publishers_wait_for_their_turn(bus, client, stream):

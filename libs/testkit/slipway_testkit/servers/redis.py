@@ -16,11 +16,17 @@ class RedisServer:
 
     process: ServerProcess
     port: int
+    socket: Path
 
     @property
     def url(self) -> str:
         """Connection URL of database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def socket_url(self) -> str:
+        """The same over its Unix socket."""
+        return f"unix://{self.socket}?db=0"
 
     def start(self) -> None:
         """Starts the server on its folder and waits for its port."""
@@ -65,6 +71,7 @@ def _run(name: str, program: str) -> Iterator[RedisServer]:
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
+        "unixsocket": str(folder / "socket"),
         "dir": str(folder),
         "save": "",
         "appendonly": "yes",
@@ -74,7 +81,7 @@ def _run(name: str, program: str) -> Iterator[RedisServer]:
     command = [program]
     for option, value in options.items():
         command += [f"--{option}", value]
-    server = RedisServer(ServerProcess(name, command, folder / "server.log"), port)
+    server = RedisServer(ServerProcess(name, command, folder / "server.log"), port, folder / "socket")
     try:
         server.start()
         yield server
