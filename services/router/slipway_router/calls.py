@@ -61,6 +61,13 @@ class Ledger(Protocol):
     ) -> bytes: ...
 
 
+class StickySessions(Protocol):
+    """Which model a session stays with, see sticky."""
+
+    async def ordered(self, plan: Plan, tenant: str, session_id: str) -> Plan: ...
+    async def answered(self, plan: Plan, tenant: str, session_id: str, model: str) -> None: ...
+
+
 class ModelCalls:
     """Calls models for callers."""
 
@@ -70,6 +77,7 @@ class ModelCalls:
         catalogue: Callable[[], Catalogue],
         policy: Policy,
         failover: Failover,
+        sticky: StickySessions,
         pool: WirePool,
         accounts: Accounts,
         ledger: Ledger,
@@ -77,13 +85,15 @@ class ModelCalls:
         self._catalogue = catalogue
         self._policy = policy
         self._failover = failover
+        self._sticky = sticky
         self._pool = pool
         self._accounts = accounts
         self._ledger = ledger
 
-    def explain(self, caller: Caller, demand: Demand) -> Plan:
+    async def explain(self, caller: Caller, demand: Demand, session_id: str = "") -> Plan:
         """The plan for a request that is not sent."""
-        return plan(self._catalogue(), demand, lambda model: self._policy.decide(caller, *use_of(caller, model)))
+        made = plan(self._catalogue(), demand, lambda model: self._policy.decide(caller, *use_of(caller, model)))
+        return await self._sticky.ordered(made, caller.tenant, session_id)
 
     async def chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
         """A whole answer. With an effect, a repeated key gets the recorded answer and nothing is bought."""
@@ -150,7 +160,7 @@ class ModelCalls:
             return await self._pool.client(model.provider).chat(model, request, deadline=times.end)
 
         try:
-            made = self._plan(caller, record, Demand.of_chat(request))
+            made = await self._plan(caller, record, Demand.of_chat(request), request.session_id)
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error)
@@ -163,6 +173,7 @@ class ModelCalls:
         record.text = [completion.content or ""]
         record.output = evidence_data.chat_output(completion.content, completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
+        await self._sticky.answered(made, caller.tenant, request.session_id, attempt.candidate.model.name)
         return ChatAnswer(
             content=completion.content,
             tool_calls=completion.tool_calls,
@@ -187,7 +198,7 @@ class ModelCalls:
             return await self._pool.client(model.provider).embed(model, request.inputs, deadline=times.end)
 
         try:
-            made = self._plan(caller, record, Demand.of_embeddings(request))
+            made = await self._plan(caller, record, Demand.of_embeddings(request))
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error)
@@ -206,7 +217,7 @@ class ModelCalls:
         question = evidence_data.chat_question(request)
         attempt: Underway[_Opened] | None = None
         try:
-            made = self._plan(caller, record, Demand.of_chat(request))
+            made = await self._plan(caller, record, Demand.of_chat(request), request.session_id)
             attempt = await self._failover.first(made, record, lambda m, times: self._open(m, request, times))
             opened, model = attempt.result, attempt.candidate.model
             record.returned_model = opened.piece.model
@@ -229,6 +240,7 @@ class ModelCalls:
         record.returned_model = completion.model
         record.output = evidence_data.chat_output("".join(record.text), completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
+        await self._sticky.answered(made, caller.tenant, request.session_id, model.name)
         for call in completion.tool_calls:
             yield call
         yield StreamFinished(completion.finish_reason, record.spent, reference)
@@ -242,8 +254,8 @@ class ModelCalls:
         await opened.advance()
         return opened
 
-    def _plan(self, caller: Caller, record: CallRecord, demand: Demand) -> Plan:
-        made = record.plan = self.explain(caller, demand)
+    async def _plan(self, caller: Caller, record: CallRecord, demand: Demand, session_id: str = "") -> Plan:
+        made = record.plan = await self.explain(caller, demand, session_id)
         if made.candidates:
             return made
         refused = refusal(made)

@@ -24,6 +24,7 @@ from slipway_router.secrets_file import SecretsInvalid
 from slipway_router.servicer import RouterServicer
 from slipway_router.settings import RouterSettings
 from slipway_router.shared_health import SharedHealth
+from slipway_router.sticky import StickySessions
 from slipway_router.store import UsageStore
 from slipway_router.wire.pool import WirePool
 
@@ -51,7 +52,13 @@ async def serve(settings: RouterSettings) -> None:
     failover = Failover(health)
     accounts = Accounts(store, failover)
     calls = ModelCalls(
-        catalogue=catalogue.current, policy=policy, failover=failover, pool=wires, accounts=accounts, ledger=ledger
+        catalogue=catalogue.current,
+        policy=policy,
+        failover=failover,
+        sticky=StickySessions(redis),
+        pool=wires,
+        accounts=accounts,
+        ledger=ledger,
     )
 
     def servicers(server: grpc.aio.Server) -> list[str]:

@@ -89,7 +89,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Any) -> pb.ExplainRouteResponse:
         """Which candidates a request would try, and why others are left out."""
         chat = convert.chat_request(request.chat, messages_needed=False)
-        plan = self._calls.explain(current_caller(), Demand.of_chat(chat))
+        plan = await self._calls.explain(current_caller(), Demand.of_chat(chat), chat.session_id)
         names = [candidate.model.name for candidate in plan.candidates]
         return convert.explanation(plan, {name: await self._health.peek(name) for name in names})
 

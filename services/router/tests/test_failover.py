@@ -68,6 +68,11 @@ async def no_usage(exchange):
     await exchange.json(completion(text="four words of text", usage=None))
 
 
+async def breaks_once(exchange, seen=[]):  # noqa: B006 - the script's memory
+    seen.append(exchange)
+    await (broken(exchange) if len(seen) == 1 else ok(exchange))
+
+
 async def bad_tool(exchange):
     call = {"id": "c1", "type": "function", "function": {"name": "pay", "arguments": '{"amount": 12'}}
     await exchange.json(completion(None, "tool_calls", tool_calls=[call]))
@@ -119,6 +124,7 @@ ROUTES = {
     "estimated": ["no-usage"],
     "cooling": ["limited"],
     "thrice": ["broken", "ok"],
+    "sticky": ["breaks-once", "ok"],
     "plain": ["ok"],
     "embed": ["vectors-short", "vectors"],
 }
@@ -224,6 +230,18 @@ async def test_cooldowns_are_shared_with_other_replicas(provider, connect_to, st
         await connect_to(replica).chat(f"only-{number}")
     assert caught.value.reason == "MODELS_COOLING_DOWN"
     assert len(provider.seen(f"only-{number}")) == before
+
+
+async def test_a_session_stays_with_the_model_that_took_it_over(client):
+    assert (await client.chat("sticky", session_id="s1")).catalogue_model == "sticky.1"
+    again = await client.chat("sticky", session_id="s1")
+    assert (again.catalogue_model, again.attempts) == ("sticky.1", 1)
+    assert (await client.chat("sticky", session_id="s2")).catalogue_model == "sticky.0"
+    assert (await client.chat("sticky")).catalogue_model == "sticky.0"
+    explained = await client.call(
+        "ExplainRoute", pb.ExplainRouteRequest(chat=pb.ChatRequest(model="sticky", session_id="s1"))
+    )
+    assert [candidate.model for candidate in explained.candidates] == ["sticky.1", "sticky.0"]
 
 
 async def test_the_provider_gets_the_platforms_key_and_an_output_limit(client, provider):

@@ -1,0 +1,58 @@
+"""Sessions stay with the model that answered them: its prompt cache knows the conversation.
+
+A session is pinned when another candidate than the first one answered it, and pinned anew when that one fails. A pin
+only changes the order of candidates, never which are eligible. Without Redis there are no pins: calls go by the route's
+order.
+"""
+
+import hashlib
+from dataclasses import replace
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from slipway_chassis.logs import get_logger
+
+from slipway_router.routing import Plan
+
+_log = get_logger(__name__)
+_PIN_SECONDS = 3600
+"""Providers keep prompt caches for five minutes to an hour after the last use."""
+_FAILURES = (RedisError, OSError, TimeoutError)
+
+
+class StickySessions:
+    """Pins of sessions, shared by all replicas."""
+
+    def __init__(self, redis: Redis, *, prefix: str = "slipway:router") -> None:
+        """`redis` should have short time-outs."""
+        self._redis = redis
+        self._prefix = prefix
+
+    async def ordered(self, plan: Plan, tenant: str, session_id: str) -> Plan:
+        """`plan` with the session's model first, if it is pinned to one of the candidates."""
+        if not session_id or len(plan.candidates) < 2:
+            return plan
+        try:
+            pinned = await self._redis.get(self._key(plan, tenant, session_id))
+        except _FAILURES as error:
+            _log.warning("sticky.degraded", error=type(error).__name__)
+            return plan
+        name = pinned.decode() if isinstance(pinned, bytes) else pinned
+        # A stable sort: the others keep the route's order.
+        order = sorted(plan.candidates, key=lambda candidate: candidate.model.name != name)
+        return replace(plan, candidates=tuple(order))
+
+    async def answered(self, plan: Plan, tenant: str, session_id: str, model: str) -> None:
+        """Pin the session to `model`, which answered, if it was not the first in `plan` anyway."""
+        if not session_id or len(plan.candidates) < 2 or plan.candidates[0].model.name == model:
+            return
+        try:
+            await self._redis.set(self._key(plan, tenant, session_id), model, ex=_PIN_SECONDS)
+        except _FAILURES as error:
+            _log.warning("sticky.degraded", error=type(error).__name__)
+
+    def _key(self, plan: Plan, tenant: str, session_id: str) -> str:
+        # Hashed: session ids are the callers' own words.
+        route = plan.route.name if plan.route else ""
+        name = hashlib.sha256("\0".join((tenant, route, session_id)).encode()).hexdigest()
+        return f"{self._prefix}:session:{name}"
