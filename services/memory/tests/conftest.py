@@ -3,7 +3,9 @@ small router."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
 from slipway.memory.v1 import memory_pb2 as pb
 from slipway.memory.v1 import memory_pb2_grpc
 from slipway.router.v1 import router_pb2, router_pb2_grpc
+from slipway_chassis.bus import Message, open_bus
 from slipway_chassis.channel import connect, invoke, stream
 from slipway_testkit.waiting import eventually
 
@@ -153,6 +157,7 @@ class MemoryProcess:
     objects: Path
     log: list[str]
     reader: threading.Thread
+    bus_url: str
 
     def kill(self) -> None:
         """SIGKILL, and gone."""
@@ -215,7 +220,13 @@ def start_memory(
         assert ready.wait(30), "\n".join(log)
         ports = json.loads(next(line for line in log if '"service.ready"' in line))
         memory = MemoryProcess(
-            process, f"127.0.0.1:{ports['grpc']}", f"http://127.0.0.1:{ports['metrics']}/metrics", objects, log, reader
+            process,
+            f"127.0.0.1:{ports['grpc']}",
+            f"http://127.0.0.1:{ports['metrics']}/metrics",
+            objects,
+            log,
+            reader,
+            values["bus_url"],
         )
         started.append(memory)
         return memory
@@ -327,6 +338,25 @@ class Client:
         parts = [part async for part in stream(self.files.DownloadFile, request, token=self.token, timeout=30)]
         assert [part.WhichOneof("part") for part in parts[1:]] == ["data"] * (len(parts) - 1)
         return parts[0].file, b"".join(part.data for part in parts[1:])
+
+
+@pytest.fixture
+async def audit_events(memory: MemoryProcess, signing: Any) -> AsyncIterator[list[tuple[Message, dict[str, Any]]]]:
+    """Audit events of the session's memory process as they come in: messages and canonical events."""
+    bus = await open_bus(memory.bus_url)
+    events: list[tuple[Message, dict[str, Any]]] = []
+
+    async def take(message: Message, delivery: int) -> None:
+        body = json.loads(message.body)
+        assert hashlib.sha256(bytes.fromhex(body["salt"]) + body["event"].encode()).hexdigest() == body["commitment"]
+        events.append((message, json.loads(body["event"])))
+
+    consumer = asyncio.create_task(bus.consume("audit.events", "audit", take))
+    yield events
+    consumer.cancel()
+    with suppress(asyncio.CancelledError):
+        await consumer
+    await bus.close()
 
 
 NewClient = Callable[[MemoryProcess], Client]
