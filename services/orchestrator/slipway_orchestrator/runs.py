@@ -110,9 +110,7 @@ class Approval:
     @property
     def resource(self) -> Resource:
         """The approval as policies see it."""
-        return approval_resource(
-            self.approval_id, self.tenant, self.agent, self.proposer, self.tool, self.approvers
-        )
+        return approval_resource(self.approval_id, self.tenant, self.agent, self.proposer, self.tool, self.approvers)
 
 
 def approval_resource(

@@ -153,9 +153,7 @@ def _decided(step: Step, known: StepState, approval: ApprovalRequested, decision
         case "approve" if isinstance(step.call, ToolCall):
             value: JsonValue = {"tool": step.call.name, "arguments": approval.arguments}
             attempt = known.attempt + 1
-            started = StepStarted(
-                step.step_id, step.type, attempt, value, approval_id=decision.approval_id
-            )
+            started = StepStarted(step.step_id, step.type, attempt, value, approval_id=decision.approval_id)
             return Append((started,))
         case "approve" | "respond":
             output: JsonValue = {
@@ -171,6 +169,4 @@ def _decided(step: Step, known: StepState, approval: ApprovalRequested, decision
             code = "APPROVAL_EXPIRED" if other == "expire" else "APPROVAL_REJECTED"
             message = decision.message or f"rejected by {decision.decider}"
             handled = step.on_error == "continue"
-            return Append(
-                (StepFailed(step.step_id, step.type, known.attempt, code, message, handled=handled),)
-            )
+            return Append((StepFailed(step.step_id, step.type, known.attempt, code, message, handled=handled),))

@@ -147,6 +147,8 @@ class StepFailed:
     message: str
     handled: bool = False
     tool_error: bool = False
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
     records: tuple[Record, ...] = ()
     stdout: str | None = None
     stderr: str | None = None
@@ -164,6 +166,8 @@ class StepRetrying:
     message: str
     retry_at: datetime
     tool_error: bool = False
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
     records: tuple[Record, ...] = ()
 
 

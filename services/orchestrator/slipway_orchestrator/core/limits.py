@@ -42,7 +42,5 @@ def forbids_start(state: RunState, definition: Definition, step: Step) -> RunFai
 def forbids_call(state: RunState, limits: Limits, call: str, step: Step) -> RunFailed | None:
     """The failure of a run that would repeat a call (`call_key`) once too often, or None."""
     if state.calls.get(call, 0) >= limits.repeats:
-        return RunFailed(
-            "LIMIT_REPEATS", f"the same call was made {limits.repeats} times already", step.step_id
-        )
+        return RunFailed("LIMIT_REPEATS", f"the same call was made {limits.repeats} times already", step.step_id)
     return None

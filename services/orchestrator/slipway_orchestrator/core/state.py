@@ -22,6 +22,7 @@ from slipway_orchestrator.core.events import (
     StepSkipped,
     StepStarted,
     StepUncertain,
+    Usage,
     step_of,
 )
 
@@ -162,17 +163,20 @@ def _counted(state: RunState, event: Event) -> RunState:
     match event:
         case StepStarted(attempt=1):
             return replace(state, totals=replace(totals, steps=totals.steps + 1), calls=_called(state, event))
-        case StepCompleted(type=kind):
-            usage, cost = event.usage, event.cost_usd
+        case StepCompleted() | StepFailed() | StepRetrying():
+            usage = event.usage or Usage(0, 0)
             totals = replace(
                 totals,
-                input_tokens=totals.input_tokens + (usage.input_tokens if usage else 0),
-                output_tokens=totals.output_tokens + (usage.output_tokens if usage else 0),
-                cost_usd=totals.cost_usd + (cost or Decimal(0)),
+                input_tokens=totals.input_tokens + usage.input_tokens,
+                output_tokens=totals.output_tokens + usage.output_tokens,
+                cost_usd=totals.cost_usd + (event.cost_usd or Decimal(0)),
             )
-            return replace(state, totals=totals, tool_errors=0 if kind == "tool" else state.tool_errors)
-        case StepFailed(tool_error=True) | StepRetrying(tool_error=True):
-            return replace(state, tool_errors=state.tool_errors + 1)
+            errors = state.tool_errors
+            if isinstance(event, StepCompleted):
+                errors = 0 if event.type == "tool" else errors
+            elif event.tool_error:
+                errors += 1
+            return replace(state, totals=totals, tool_errors=errors)
         case _:
             return state
 

@@ -39,9 +39,7 @@ ANSWER = _closed(
     text=_TEXT,
     citations={
         "type": "array",
-        "items": _closed(
-            passage_id=_TEXT, document=_TEXT, title=_TEXT, headings=_TEXTS, page={}, quote=_TEXT
-        ),
+        "items": _closed(passage_id=_TEXT, document=_TEXT, title=_TEXT, headings=_TEXTS, page={}, quote=_TEXT),
     },
     model=_TEXT,
     finish_reason=_TEXT,

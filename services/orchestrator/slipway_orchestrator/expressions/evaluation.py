@@ -8,6 +8,7 @@ is bounded by its size; anything else is evaluated in a process that is killed w
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, cast
@@ -59,18 +60,28 @@ def used(expression: str) -> References:
     return references(expression)
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The values that expressions see."""
+
+    exact: Mapping[str, JsonValue]
+    """As they are in the journal: what a whole path comes to."""
+    declared: Mapping[str, JsonValue]
+    """With numbers as their schemas declare them: CEL does not mix whole numbers and fractions."""
+
+
 class Evaluator:
     """Evaluates expressions over `input` and `steps`."""
 
     def __init__(self, slow_lane: SlowLane) -> None:
         self._slow_lane = slow_lane
 
-    async def evaluate(self, expression: str, names: Mapping[str, JsonValue]) -> JsonValue:
+    async def evaluate(self, expression: str, names: Names) -> JsonValue:
         """The value as JSON. Raises ExpressionFailed or ExpressionTooCostly."""
         refs = used(expression)
         if refs.whole and len(refs.paths) == 1:
-            return look_up(names, refs.paths[0])
-        needed = only(names, refs.paths)
+            return look_up(names.exact, refs.paths[0])
+        needed = only(names.declared, refs.paths)
         size = len(json.dumps(needed, ensure_ascii=False))
         if size > MAX_INPUT:
             raise ExpressionTooCostly(f"the expression looks at {size} bytes, at most {MAX_INPUT} are allowed")

@@ -86,3 +86,17 @@ def sample(schema: Schema) -> JsonValue:
             return None
         case _:
             raise Unknown
+
+
+def as_declared(schema: Schema, value: JsonValue) -> JsonValue:
+    """The value with numbers as fractions wherever the schema says `number`, also where JSON wrote 50 for 50.0."""
+    if not isinstance(schema, Mapping):
+        return value
+    if schema.get("type") == "number" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    properties, items = schema.get("properties"), schema.get("items")
+    if isinstance(value, dict) and isinstance(properties, Mapping):
+        return {name: as_declared(properties.get(name), item) for name, item in value.items()}
+    if isinstance(value, list) and isinstance(items, Mapping):
+        return [as_declared(items, item) for item in value]
+    return value

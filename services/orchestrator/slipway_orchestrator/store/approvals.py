@@ -81,12 +81,10 @@ class ApprovalStore:
 
     async def get(self, conn: Any, tenant: str, approval_id: str) -> Approval | None:
         """The approval; None when the tenant has none of that id."""
-        row = await conn.fetchrow(
-            "SELECT * FROM approval WHERE approval_id = $1 AND tenant = $2", approval_id, tenant
-        )
+        row = await conn.fetchrow("SELECT * FROM approval WHERE approval_id = $1 AND tenant = $2", approval_id, tenant)
         return None if row is None else await self._approval(conn, row)
 
-    async def list(
+    async def page(
         self, conn: Any, tenant: str, *, states: Sequence[str], run_id: str, before: str, limit: int
     ) -> list[Approval]:
         """Approvals with ids below `before`, newest first."""

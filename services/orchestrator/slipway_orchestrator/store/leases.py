@@ -202,9 +202,7 @@ class Leases:
                 await conn.execute("DELETE FROM run_inbox WHERE id = ANY($1)", entry.consumed)
             for _, event in entry.events:
                 await self._project(conn, lease, event, entry)
-            asked = await conn.fetchval(
-                "SELECT EXISTS (SELECT FROM run_inbox WHERE run_id = $1)", lease.run.run_id
-            )
+            asked = await conn.fetchval("SELECT EXISTS (SELECT FROM run_inbox WHERE run_id = $1)", lease.run.run_id)
             if park is not None:
                 # Whoever puts something into the inbox locks the run first: nothing can slip in between.
                 state, until = ("QUEUED", lease.now()) if asked else park

@@ -76,6 +76,15 @@ class RunStore:
             run.time,
         )
 
+    async def begin(self, conn: Any, run: RunIdentity, head: Head) -> None:
+        """Note the end of the journal after its first event."""
+        await conn.execute(
+            "UPDATE run SET last_seq = $2, last_commitment = $3 WHERE run_id = $1",
+            run.run_id,
+            head.seq,
+            head.commitment,
+        )
+
     async def wake(self, conn: Any, run: RunIdentity, message_id: str) -> None:
         """Tell the workers of the run, in the transaction of what they shall see."""
         body = json.dumps({"run_id": run.run_id}).encode()
@@ -98,7 +107,7 @@ class RunStore:
         row = await conn.fetchrow("SELECT last_seq, state FROM run WHERE run_id = $1", run_id)
         return row["last_seq"], row["state"]
 
-    async def list(
+    async def page(
         self,
         conn: Any,
         tenant: str,
@@ -128,9 +137,7 @@ class RunStore:
     ) -> None:
         """Leave something for the worker, and make a parked run due. The run's row is locked."""
         sealed = await self._journal.seal(conn, run, dict(body))
-        await conn.execute(
-            "INSERT INTO run_inbox (run_id, kind, body) VALUES ($1, $2, $3)", run.run_id, kind, sealed
-        )
+        await conn.execute("INSERT INTO run_inbox (run_id, kind, body) VALUES ($1, $2, $3)", run.run_id, kind, sealed)
         await conn.execute(
             "UPDATE run SET state = 'QUEUED', wake_at = now(), update_time = now()"
             " WHERE run_id = $1 AND state NOT IN ('RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED')",

@@ -1,0 +1,191 @@
+"""Entry point: `python -m slipway_orchestrator.main api|worker`. Reads the environment and wires things together."""
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
+from slipway.runs.v1 import runs_pb2, runs_pb2_grpc
+from slipway_chassis.bus import Bus, open_bus
+from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.evidence import Evidence
+from slipway_chassis.outbox import Outbox
+from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.postgres import migrate, open_pool, transaction
+from slipway_chassis.retention import sweep
+from slipway_chassis.service import run, run_service
+from slipway_chassis.settings import load_settings
+from slipway_chassis.tokens import ServiceTokenSource
+
+from slipway_orchestrator.deciding import ApprovalDesk
+from slipway_orchestrator.expressions.evaluation import Evaluator
+from slipway_orchestrator.expressions.sandbox import EvaluationProcess
+from slipway_orchestrator.once import Transaction
+from slipway_orchestrator.peers import CallersCatalogue, Peers
+from slipway_orchestrator.registry import AgentRegistry
+from slipway_orchestrator.servicer_agents import AgentsServicer
+from slipway_orchestrator.servicer_runs import RunsServicer
+from slipway_orchestrator.settings import OrchestratorSettings
+from slipway_orchestrator.starting import RunDesk
+from slipway_orchestrator.store.agents import AgentStore
+from slipway_orchestrator.store.approvals import ApprovalStore
+from slipway_orchestrator.store.journal import Journal
+from slipway_orchestrator.store.leases import Leases
+from slipway_orchestrator.store.runs import RunStore
+from slipway_orchestrator.watching import Watcher
+from slipway_orchestrator.worker.advancing import Tools
+from slipway_orchestrator.worker.announcing import Announcer
+from slipway_orchestrator.worker.claiming import Worker
+from slipway_orchestrator.worker.crash import CrashPoints
+from slipway_orchestrator.worker.grants import RunTokens
+from slipway_orchestrator.worker.performing import Performer
+from slipway_orchestrator.worker.sources import Sources
+
+_CRASH_AT = "SLIPWAY_ORCHESTRATOR_CRASH_AT"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What both processes have."""
+
+    pool: Any
+    bus: Bus
+    keys: SubjectKeys
+    outbox: Outbox
+    evidence: Evidence
+    journal: Journal
+    agents: AgentStore
+    runs: RunStore
+    approvals: ApprovalStore
+    policy: PolicyEngine
+    peers: Peers
+    transaction: Transaction
+
+    @classmethod
+    async def open(cls, settings: OrchestratorSettings) -> "Parts":
+        """Open the database (migrated), the bus and the connections."""
+        pool = await open_pool(settings.database_url.get_secret_value(), max_size=settings.pool_size)
+        await migrate(pool, "slipway_orchestrator", chassis=("outbox", "idempotency", "subject_keys"))
+        bus = await open_bus(settings.bus_url.get_secret_value())
+        keys = SubjectKeys(pool, settings.data_key.get_secret_value())
+        outbox = Outbox(pool, bus, keys)
+        evidence = Evidence("orchestrator", outbox)
+        journal = Journal(keys, evidence)
+        return cls(
+            pool=pool,
+            bus=bus,
+            keys=keys,
+            outbox=outbox,
+            evidence=evidence,
+            journal=journal,
+            agents=AgentStore(),
+            runs=RunStore(keys, journal, outbox),
+            approvals=ApprovalStore(keys, journal),
+            policy=PolicyEngine(settings.policy_dir),
+            peers=Peers.at(settings.router_target, settings.memory_target, settings.tools_target),
+            transaction=partial(transaction, pool),
+        )
+
+    async def database_answers(self) -> None:
+        """Raise when the database is away."""
+        async with self.transaction() as conn:
+            await conn.fetchval("SELECT 1")
+
+    async def close(self) -> None:
+        """Close everything."""
+        await self.peers.close()
+        await self.bus.close()
+        await self.pool.close()
+
+
+async def serve_api(settings: OrchestratorSettings) -> None:
+    """The gRPC services."""
+    parts = await Parts.open(settings)
+    catalogue = CallersCatalogue(parts.peers)
+    registry = AgentRegistry(parts.transaction, parts.agents, parts.policy, parts.evidence, catalogue)
+    desk = RunDesk(parts.transaction, parts.runs, parts.agents, parts.journal, parts.policy, parts.evidence)
+    approvals = ApprovalDesk(parts.transaction, parts.approvals, parts.runs, parts.policy, parts.evidence)
+
+    def servicers(server: grpc.aio.Server) -> Sequence[str]:
+        agents_pb2_grpc.add_AgentsServiceServicer_to_server(AgentsServicer(registry), server)
+        watcher = Watcher(desk, parts.bus)
+        runs_pb2_grpc.add_RunsServiceServicer_to_server(RunsServicer(desk, approvals, watcher), server)
+        return [
+            agents_pb2.DESCRIPTOR.services_by_name["AgentsService"].full_name,
+            runs_pb2.DESCRIPTOR.services_by_name["RunsService"].full_name,
+        ]
+
+    await run_service(
+        "orchestrator",
+        settings,
+        servicers=servicers,
+        background={"outbox": parts.outbox.relay, "retention": partial(sweep, parts.pool)},
+        readiness={"database": parts.database_answers},
+        on_stop=parts.close,
+    )
+
+
+async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
+    """A worker. It serves health and metrics only."""
+    parts = await Parts.open(settings)
+    secret = settings.service_secret.get_secret_value()
+    tokens = RunTokens(settings.identity_target, ServiceTokenSource(settings.identity_target, "orchestrator", secret))
+    owner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
+    leases = Leases(parts.pool, parts.keys, parts.journal, parts.approvals, owner=owner, seconds=settings.lease_seconds)
+    process = EvaluationProcess()
+    announcer = Announcer(parts.bus)
+    tools = Tools(
+        leases=leases,
+        sources=Sources(parts.transaction, parts.agents, parts.runs, tokens),
+        peers=parts.peers,
+        performer=Performer(parts.peers, leases, settings.lease_seconds),
+        evaluator=Evaluator(process),
+        policy=parts.policy,
+        announcer=announcer,
+        crash=crash,
+    )
+    worker = Worker(tools, leases, parts.bus, concurrency=settings.concurrency, sweep_seconds=settings.sweep_seconds)
+
+    async def stop() -> None:
+        await process.close()
+        await tokens.close()
+        await parts.close()
+
+    await run_service(
+        "orchestrator-worker",
+        settings,
+        servicers=lambda _server: [],
+        background={
+            "worker": worker.run,
+            "wake-ups": worker.consume,
+            "inboxes": worker.listen,
+            "announcer": announcer.run,
+            "metrics": worker.measure,
+            "outbox": parts.outbox.relay,
+        },
+        readiness={"database": parts.database_answers},
+        on_stop=stop,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one of the processes; exit 2 for a wrong call or wrong settings."""
+    if len(arguments) != 1 or arguments[0] not in ("api", "worker"):
+        sys.exit("usage: python -m slipway_orchestrator.main api|worker")
+    settings = load_settings(OrchestratorSettings)
+    if arguments[0] == "api":
+        run(serve_api(settings))
+        return
+    spec = os.environ.get(_CRASH_AT, "")
+    if spec and os.environ.get("SLIPWAY_ENV") != "test":
+        sys.exit(f"slipway: {_CRASH_AT} kills the worker and is for tests: it needs SLIPWAY_ENV=test")
+    run(work(settings, CrashPoints(spec)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""The services that the orchestrator calls: connections, and the lookups at registration."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
+from slipway.router.v1 import router_pb2_grpc
+from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
+from slipway_chassis.caller import current_token
+from slipway_chassis.channel import connect, invoke
+from slipway_chassis.errors import ErrorKind, SlipwayError
+
+from slipway_orchestrator.definitions.catalogue import ToolDescription
+
+_LOOK_UP = 10.0  # seconds
+_HIDDEN = (ErrorKind.NOT_FOUND, ErrorKind.PERMISSION_DENIED, ErrorKind.INVALID_ARGUMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Stubs of the services below."""
+
+    router: router_pb2_grpc.RouterServiceStub
+    knowledge: memory_pb2_grpc.KnowledgeServiceStub
+    tools: tools_pb2_grpc.ToolsServiceStub
+    channels: tuple[Any, ...]
+
+    @classmethod
+    def at(cls, router: str, memory: str, tools: str) -> "Peers":
+        """Connections to these targets; they are made at the first call."""
+        channels = connect(router), connect(memory), connect(tools)
+        return cls(
+            router_pb2_grpc.RouterServiceStub(channels[0]),
+            memory_pb2_grpc.KnowledgeServiceStub(channels[1]),
+            tools_pb2_grpc.ToolsServiceStub(channels[2]),
+            channels,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for channel in self.channels:
+            await channel.close()
+
+    async def describe_tool(self, name: str, token: str) -> ToolDescription:
+        """A tool as the token's bearer may see it. Raises what the tools service raises."""
+        response: tools_pb2.GetToolResponse = await invoke(
+            self.tools.GetTool, tools_pb2.GetToolRequest(tool=name), token=token, timeout=_LOOK_UP
+        )
+        tool = response.tool
+        return ToolDescription(
+            tool.tool,
+            tool.digest,
+            json.loads(tool.input_schema_json or "{}"),
+            json.loads(tool.output_schema_json or "{}"),
+        )
+
+
+class CallersCatalogue:
+    """`definitions.catalogue.Catalogue` for the caller of the current call."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    async def tool(self, name: str) -> ToolDescription | None:
+        """The tool; None when the caller can see none of that name. Raises Unavailable."""
+        try:
+            return await self._peers.describe_tool(name, current_token())
+        except SlipwayError as error:
+            if error.kind in _HIDDEN:
+                return None
+            raise
+
+    async def has_collection(self, name: str) -> bool:
+        """Whether the caller can see the collection. Raises Unavailable."""
+        request = memory_pb2.GetCollectionRequest(collection=name)
+        try:
+            await invoke(self._peers.knowledge.GetCollection, request, token=current_token(), timeout=_LOOK_UP)
+        except SlipwayError as error:
+            if error.kind in _HIDDEN:
+                return False
+            raise
+        return True

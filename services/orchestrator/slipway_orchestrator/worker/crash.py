@@ -1,0 +1,38 @@
+"""Named points at which tests kill a worker."""
+
+import os
+import signal
+
+POINTS = frozenset(
+    {
+        "after-claim",
+        "before-intent",
+        "after-intent",
+        "before-effect",
+        "after-effect",
+        "before-result",
+        "after-result-commit",
+        "before-park",
+        "after-park",
+    }
+)
+
+
+class CrashPoints:
+    """Kills the process with SIGKILL when the n-th passing of the chosen point comes. For tests only."""
+
+    def __init__(self, spec: str = "") -> None:
+        """`spec` is `point` or `point:n` (n from 1); empty: never. ValueError for an unknown point."""
+        point, _, count = spec.partition(":")
+        if point and point not in POINTS:
+            raise ValueError(f"unknown crash point {point}; known: {', '.join(sorted(POINTS))}")
+        self._point = point
+        self._left = int(count or 1)
+
+    def passing(self, point: str) -> None:
+        """The worker passes a point."""
+        if point != self._point:
+            return
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)

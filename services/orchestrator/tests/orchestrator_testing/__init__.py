@@ -1,0 +1,1 @@
+"""Test support: small real executors, and the orchestrator as processes."""
