@@ -29,7 +29,8 @@ def missing_setting(proc: Path = Path("/proc")) -> str | None:
     if _read(proc / "sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         return (
             "kernel.apparmor_restrict_unprivileged_userns is 1:"
-            " `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or load an AppArmor profile for nsjail that allows userns"
+            " `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`,"
+            " or load an AppArmor profile for nsjail that allows userns"
         )
     status = _read(proc / "self/status")
     if "\nSeccomp:" not in f"\n{status}":

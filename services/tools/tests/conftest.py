@@ -135,12 +135,12 @@ def memory(signing: Any) -> Iterator[Any]:
 class ToolsProcess:
     """`python -m slipway_tools.main`, with its log and ports."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, before: str) -> None:
         self.log_file = log
         self.environment = environment
         self._ready: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "slipway_tools.main"],
+            ["/bin/sh", "-c", f"{before} {sys.executable} -m slipway_tools.main"],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -149,7 +149,9 @@ class ToolsProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         ports = self._ready.get(timeout=60)
-        assert ports is not None, self.log_file.read_text()
+        if ports is None:
+            self.stop(signal.SIGKILL)
+            raise AssertionError(self.log_file.read_text())
         self.target = f"127.0.0.1:{ports['grpc']}"
         self.metrics_port = int(ports["metrics"])
 
@@ -182,11 +184,14 @@ def start_tools(
     policy_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., ToolsProcess]]:
-    """Starts tools processes that share the sandbox's Python; further settings by name."""
+    """Starts tools processes that share the sandbox's Python; further settings by name.
+
+    `before` is the shell command that becomes the process.
+    """
     state_dir = tmp_path_factory.mktemp("state")
     started: list[ToolsProcess] = []
 
-    def start(**settings: str) -> ToolsProcess:
+    def start(before: str = "exec", **settings: str) -> ToolsProcess:
         folder = tmp_path_factory.mktemp("tools")
         secrets = folder / "secrets.yaml"
         secrets.write_text(
@@ -210,7 +215,7 @@ def start_tools(
             "SHUTDOWN_GRACE": "1",
             **settings,
         }
-        process = ToolsProcess({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, folder / "log")
+        process = ToolsProcess({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, folder / "log", before)
         started.append(process)
         return process
 

@@ -104,9 +104,10 @@ async def _find(events: Any, tool: str, kind: str, digest: str = "") -> dict[str
     for _ in range(200):
         for body in list(events.seen.values()):
             event = json.loads(body["event"]) if "event" in body else {}
-            if event.get("resource") == f"tool/{tool}" and event["type"] == kind:
-                if not digest or event["data"]["digest"] == digest:
-                    return event["data"]
+            if (event.get("resource"), event.get("type")) != (f"tool/{tool}", kind):
+                continue
+            if not digest or event["data"]["digest"] == digest:
+                return event["data"]
         await asyncio.sleep(0.05)
     raise AssertionError(f"no {kind} of {tool}")
 
