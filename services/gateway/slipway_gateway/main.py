@@ -80,6 +80,7 @@ async def serve(settings: GatewaySettings) -> None:
             max_upload_bytes=settings.max_upload_bytes,
             max_wait=settings.max_wait,
             max_stream=settings.max_stream,
+            heartbeat=settings.heartbeat,
         ),
         allowed_hosts=settings.allowed_hosts,
         readiness=readiness,

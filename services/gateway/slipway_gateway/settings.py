@@ -55,6 +55,7 @@ class GatewaySettings(ServiceSettings):
     max_upload_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest file")
     max_wait: float = Field(60, ge=1, le=600, description="longest `Prefer: wait` in seconds")
     max_stream: float = Field(3600, ge=10, description="longest event stream in seconds")
+    heartbeat: float = Field(15, ge=0.1, le=60, description="longest silence of an event stream in seconds")
 
     @field_validator("service_secrets_file")
     @classmethod

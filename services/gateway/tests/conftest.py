@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from slipway_gateway import keys
 
 # Test folders are no packages here: the tests' own modules are found beside this file.
@@ -138,9 +137,7 @@ def gateway(gateway_env: dict[str, str]) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def other_gateway(
-    gateway_env: dict[str, str], free_port: Callable[[], int]
-) -> Iterator[Callable[..., Running]]:
+def other_gateway(gateway_env: dict[str, str], free_port: Callable[[], int]) -> Iterator[Callable[..., Running]]:
     """Starts further gateways with other settings: `other_gateway(RATE_BURST="3")`."""
     started: list[Running] = []
 

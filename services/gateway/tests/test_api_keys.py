@@ -147,9 +147,10 @@ def test_a_wrong_description_names_every_field(alice: Any) -> None:
 async def test_making_and_revoking_a_key_is_on_its_way_to_the_audit_log(
     gateway: Any, alice: Any, valkey_url: str
 ) -> None:
-    from slipway_chassis.bus import Message, open_bus
     import asyncio
     import json
+
+    from slipway_chassis.bus import Message, open_bus
 
     made = make(alice, "audited", ["developer"]).json()
     alice.delete(f"/v1/api-keys/{made['key_id']}")

@@ -14,6 +14,7 @@ import pytest
 from gateway_testing.forging import parts
 from gateway_testing.processes import Process, issuer_env
 
+MACHINE = "service-account-slipway-ci"
 REDIRECT = "http://127.0.0.1:53682/callback"
 
 
@@ -88,7 +89,7 @@ def test_a_client_signs_in_by_itself(issuer: Any, gateway: Any) -> None:
     [
         ({"grant_type": "password", "client_id": "slipway-cli", "username": "alice", "password": "x"}, "invalid_grant"),
         ({"grant_type": "password", "client_id": "slipway-cli", "username": "zoe", "password": "x"}, "invalid_grant"),
-        ({"grant_type": "password", "client_id": "slipway-cli", "username": "service-account-slipway-ci", "password": ""}, "invalid_grant"),
+        ({"grant_type": "password", "client_id": "slipway-cli", "username": MACHINE, "password": ""}, "invalid_grant"),
         ({"grant_type": "password", "client_id": "nobody", "username": "alice", "password": "alice"}, "invalid_client"),
         ({"grant_type": "client_credentials", "client_id": "slipway-cli"}, "unauthorized_client"),
         ({"grant_type": "refresh_token", "client_id": "slipway-cli"}, "unsupported_grant_type"),

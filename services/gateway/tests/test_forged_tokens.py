@@ -64,7 +64,9 @@ def test_a_token_without_tenant_is_known_but_not_let_in(gateway: Any, issuer: An
         (("X-Authorization", "Bearer x"),),
     ],
 )
-def test_without_a_bearer_token_the_answer_says_what_to_send(gateway: Any, headers: tuple[tuple[str, str], ...]) -> None:
+def test_without_a_bearer_token_the_answer_says_what_to_send(
+    gateway: Any, headers: tuple[tuple[str, str], ...]
+) -> None:
     answer = whoami(gateway, *headers)
     assert answer.status_code == 401
     assert answer.json()["code"] == "TOKEN_MISSING"

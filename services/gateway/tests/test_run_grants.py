@@ -9,7 +9,6 @@ import pytest
 from slipway.identity.v1 import identity_pb2 as pb
 from slipway.identity.v1.identity_pb2_grpc import IdentityServiceStub
 from slipway.runs.v1 import runs_pb2
-
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import ErrorKind, RemoteError
 from slipway_chassis.ids import new_id
@@ -108,9 +107,7 @@ async def test_roles_are_those_of_now_and_a_disabled_users_run_does_not_go_on(
     assert (await identity.exchange(grant)).subject == "alice"
 
 
-async def test_a_revoked_grant_is_useless_and_others_are_not(
-    identity: Identity, grant_of: Callable[..., str]
-) -> None:
+async def test_a_revoked_grant_is_useless_and_others_are_not(identity: Identity, grant_of: Callable[..., str]) -> None:
     revoked, other = grant_of(), grant_of()
     grant_id = jwt.decode(revoked, options={"verify_signature": False})["jti"]
     await identity.revoke(tenant="globex", grant_id=grant_id)
@@ -247,9 +244,7 @@ async def test_an_expired_grant_says_so(other_gateway: Callable[..., Any]) -> No
         keys.init(Path(folder))
         ring = KeyRing(Path(folder) / keys.SIGNING_KEY_NAME, Path(folder) / keys.JWKS_NAME)
         now = 1_800_000_000.0
-        grants = RunGrants(
-            ring, CallerTokens(ring), Directory(), NoRevocations(), lifetime=60, clock=lambda: now
-        )
+        grants = RunGrants(ring, CallerTokens(ring), Directory(), NoRevocations(), lifetime=60, clock=lambda: now)
         who = Principal(
             "alice", "acme", frozenset(), frozenset(), "alice", "oidc", "t", datetime.fromtimestamp(now + 300, UTC)
         )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import grpc
 from slipway.agents.v1.agents_pb2_grpc import AgentsServiceStub
@@ -102,7 +102,7 @@ class Calls:
     def stream(self, method: Any, request: Any, *, timeout: float) -> AsyncGenerator[Any]:
         """A call that answers with a stream; close it (`aclosing`) to cancel the call."""
         token = self._tokens.for_principal(self.principal)
-        return cast(AsyncGenerator[Any], channel.stream(method, request, token=token, timeout=timeout))
+        return channel.stream(method, request, token=token, timeout=timeout)
 
 
 async def first_of(stream: AsyncGenerator[T]) -> T | None:

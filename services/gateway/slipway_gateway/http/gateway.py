@@ -19,9 +19,9 @@ class HttpLimits:
 
     max_body_bytes: int
     max_upload_bytes: int
-    max_wait: float = 60
-    heartbeat: float = 15
-    max_stream: float = 3600
+    max_wait: float
+    heartbeat: float
+    max_stream: float
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,11 @@ def problem_response(error: SlipwayError, path: str, headers: Mapping[str, str] 
         sent["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if problem.status in _SDK_RETRIES:
         sent["x-should-retry"] = "true" if _is_retryable(problem.status, error) else "false"
-    body = json.dumps(problem.model_dump(exclude_none=True), ensure_ascii=False, separators=(",", ":"))
+    content = problem.model_dump(exclude_none=True)
+    if problem.error is not None:
+        # OpenAI's object has all its members, null or not.
+        content["error"] = problem.error.model_dump()
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return Response(body.encode(), problem.status, headers=sent, media_type=MEDIA_TYPE)
 
 

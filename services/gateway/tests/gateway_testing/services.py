@@ -18,7 +18,6 @@ from slipway.memory.v1 import memory_pb2
 from slipway.router.v1 import router_pb2
 from slipway.runs.v1 import runs_pb2
 from slipway.tools.v1 import tools_pb2
-
 from slipway_chassis.caller import Caller
 from slipway_chassis.errors import SlipwayError
 from slipway_chassis.grpc_errors import DETAILS_KEY, code_of, to_status

@@ -52,7 +52,7 @@ def dollars(money: Money) -> float:
 
 def dollars_text(money: Money) -> str:
     """Money as plain decimal dollars, for a header."""
-    return format(from_money(money), "f")
+    return format(from_money(money).normalize(), "f")
 
 
 def json_of(text: str) -> JsonValue:

@@ -130,7 +130,7 @@ async def list_runs(
 def _labels(pairs: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for pair in pairs:
-        name, separator, value = pair.replace("=", ":", 1).partition(":")
+        name, separator, value = pair.partition(":")
         if not separator or not name:
             raise InvalidArgument("a label is given as `name:value`", field="label")
         labels[name] = value
