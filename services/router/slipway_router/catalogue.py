@@ -43,9 +43,9 @@ class Model:
 class Limits:
     """How long and how often a call is tried. Seconds."""
 
-    first_token_seconds: float = 30
+    first_token_seconds: float = 60
     """From sending to the first text or tool call of a stream."""
-    attempt_seconds: float = 90
+    attempt_seconds: float = 120
     """One attempt at one model."""
     total_seconds: float = 180
     """The whole call, all attempts together."""

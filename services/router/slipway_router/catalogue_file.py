@@ -60,8 +60,8 @@ class _ModelSpec(_Spec):
 class _RouteSpec(_Spec):
     tasks: tuple[_Name, ...] = ()
     candidates: tuple[str, ...] = Field(min_length=1, max_length=8)
-    first_token_seconds: _Seconds = 30
-    attempt_seconds: _Seconds = 90
+    first_token_seconds: _Seconds = 60
+    attempt_seconds: _Seconds = 120
     total_seconds: _Seconds = 180
     retries: int = Field(default=0, ge=0, le=3)
 

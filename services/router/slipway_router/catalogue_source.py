@@ -49,8 +49,15 @@ class CatalogueSource:
         """Reload at each change, until cancelled. Folders are watched, for editors and Kubernetes replace files."""
         from watchfiles import awatch
 
-        files = [file for file in (self._catalogue_file, self._secrets_file) if file is not None]
-        async for _ in awatch(*{file.absolute().parent for file in files}, recursive=False, rust_timeout=60_000):
+        files = [file.absolute() for file in (self._catalogue_file, self._secrets_file) if file is not None]
+        # Kubernetes swaps the link `..data` beside the file instead of the file.
+        names = {file.name for file in files} | {"..data"}
+        async for _ in awatch(
+            *{file.parent for file in files},
+            recursive=False,
+            watch_filter=lambda _change, path: Path(path).name in names,
+            rust_timeout=60_000,
+        ):
             await self.reload()
 
     def _load(self) -> Catalogue:

@@ -47,7 +47,6 @@ class Effect:
     key: str
     epoch: int
     attempt: int
-    root_run_id: str = ""
 
     @property
     def run_id(self) -> str:

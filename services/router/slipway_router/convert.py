@@ -316,7 +316,7 @@ def _effect(request: pb.ChatRequest | pb.CreateEmbeddingsRequest) -> Effect | No
     effect = request.effect
     if effect.attempt < 1 or effect.epoch < 0:
         raise InvalidArgument("attempt counts from 1 and epoch from 0", field="effect")
-    return Effect(effect.key, effect.epoch, effect.attempt, effect.root_run_id)
+    return Effect(effect.key, effect.epoch, effect.attempt)
 
 
 def _tool_call(call: ToolCall) -> pb.ToolCall:

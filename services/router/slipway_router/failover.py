@@ -13,9 +13,9 @@ from slipway_chassis import telemetry
 from slipway_router import metrics
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
 from slipway_router.catalogue import Model
-from slipway_router.errors import ModelsCoolingDown, ProviderFailure, ProviderTimeout
+from slipway_router.errors import ModelsCoolingDown, ProviderFailure
 from slipway_router.health import Admission, Gate
-from slipway_router.routing import Candidate, Plan
+from slipway_router.routing import Candidate, Plan, affordable
 
 T = TypeVar("T")
 _BACKOFF_SECONDS = 0.25
@@ -69,6 +69,11 @@ class Failover:
         failure: ProviderFailure | None = None
         waits: list[float] = []
         for candidate in plan.candidates:
+            if loop.time() >= deadline:
+                break
+            # Earlier attempts may have cost something: what is left of the ceiling must cover this one.
+            if not affordable(candidate.model, plan.demand, record.cost):
+                continue
             admission = await self._health.admit(candidate.model.name)
             if admission.gate is Gate.CLOSED:
                 waits.append(admission.retry_after)
@@ -80,8 +85,8 @@ class Failover:
                 if retry:
                     # Jittered, so that callers who failed together do not come back together.
                     await asyncio.sleep(_BACKOFF_SECONDS * 2**retry * random.uniform(0.5, 1))  # noqa: S311
-                if loop.time() >= deadline:
-                    raise failure or ProviderTimeout("no provider answered in time")
+                    if loop.time() >= deadline:
+                        break
                 try:
                     return await self._try(candidate, record, plan, deadline, admission.gate is Gate.PROBE, start)
                 except ProviderFailure as failed:

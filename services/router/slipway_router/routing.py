@@ -212,7 +212,6 @@ def _hurdle(model: Model, demand: Demand, policy: PolicyDecision) -> LeftOut | N
         return LeftOut(model, Hurdle.CAPABILITY, f"{model.name} does not support {', '.join(sorted(missing))}")
     if demand.kind == "embedding":
         return None
-    limit = output_limit(model, demand.output_limit)
     room = model.context_window - (demand.output_limit or 0)
     if demand.input_estimate > room:
         return LeftOut(
@@ -221,11 +220,20 @@ def _hurdle(model: Model, demand: Demand, policy: PolicyDecision) -> LeftOut | N
             f"about {demand.input_estimate} tokens do not fit {model.name}: "
             f"its window of {model.context_window} leaves {max(room, 0)}",
         )
-    if demand.max_cost is not None:
-        most = model.price.most(demand.input_most, limit)
-        if most > demand.max_cost:
-            return LeftOut(model, Hurdle.COST, f"{model.name} may cost {most} USD, more than {demand.max_cost}")
+    if not affordable(model, demand):
+        most = most_cost(model, demand)
+        return LeftOut(model, Hurdle.COST, f"{model.name} may cost {most} USD, more than {demand.max_cost}")
     return None
+
+
+def most_cost(model: Model, demand: Demand) -> Decimal:
+    """Dollars that one attempt at `model` can cost."""
+    return model.price.most(demand.input_most, output_limit(model, demand.output_limit))
+
+
+def affordable(model: Model, demand: Demand, spent: Decimal = Decimal(0)) -> bool:
+    """Whether an attempt at `model` stays below the cost ceiling after `spent` dollars for earlier attempts."""
+    return demand.max_cost is None or spent + most_cost(model, demand) <= demand.max_cost
 
 
 def output_limit(model: Model, asked: int | None) -> int:

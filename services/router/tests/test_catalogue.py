@@ -6,7 +6,9 @@ import json
 import pytest
 from slipway.router.v1 import router_pb2 as pb
 from slipway_router.catalogue_file import CatalogueInvalid, load
+from slipway_router.chat import ChatRequest, Message
 from slipway_router.secrets_file import SecretsInvalid, load_secrets
+from slipway_router.wire.body import chat_body
 
 VALID = """\
 version: 1
@@ -93,6 +95,14 @@ def test_a_wrong_file_is_refused_with_line_and_column(tmp_path, old, new, place,
     assert message.startswith(f"{tmp_path / 'models.yaml'}:{place}:"), message
     assert words in message
     assert "sk-plain-key" not in message
+
+
+@pytest.mark.parametrize("parameter", ["max_tokens", "max_completion_tokens"])
+def test_the_output_limit_goes_by_the_name_that_the_model_wants(tmp_path, parameter):
+    text = VALID.replace("kind: chat", f"kind: chat\n    max_tokens_parameter: {parameter}")
+    request = ChatRequest(messages=(Message("user", "hi"),), max_tokens=5000)
+    body = chat_body(read(tmp_path, text).models["small"], request, stream=False)
+    assert body == {"model": "small-1", "messages": [{"role": "user", "content": "hi"}], parameter: 1024}
 
 
 def test_two_routes_cannot_serve_one_task(tmp_path):

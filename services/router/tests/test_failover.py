@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from google.type.money_pb2 import Money
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.errors import ErrorKind, SlipwayError
 
@@ -73,6 +74,11 @@ async def breaks_once(exchange, seen=[]):  # noqa: B006 - the script's memory
     await (broken(exchange) if len(seen) == 1 else ok(exchange))
 
 
+async def breaks_twice(exchange, seen=[]):  # noqa: B006 - the script's memory
+    seen.append(exchange)
+    await (broken(exchange) if len(seen) <= 2 else ok(exchange))
+
+
 async def bad_tool(exchange):
     call = {"id": "c1", "type": "function", "function": {"name": "pay", "arguments": '{"amount": 12'}}
     await exchange.json(completion(None, "tool_calls", tool_calls=[call]))
@@ -124,6 +130,7 @@ ROUTES = {
     "estimated": ["no-usage"],
     "cooling": ["limited"],
     "thrice": ["broken", "ok"],
+    "ceiling": ["bad-tool", "ok"],
     "sticky": ["breaks-once", "ok"],
     "plain": ["ok"],
     "embed": ["vectors-short", "vectors"],
@@ -196,6 +203,21 @@ async def test_what_a_failed_attempt_used_is_paid(client):
     number = [script for script, _ in FAILURES].index("bad-tool")
     answer = await client.chat(f"after-{number}", tools_json=TOOLS)
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (20, 8)
+
+
+async def test_what_failed_attempts_cost_counts_against_the_ceiling(client, provider):
+    # An attempt costs at most 0.0022 dollars; the first one, which fails, reports 0.00005.
+    ceiling = Money(currency_code="USD", nanos=2_200_000)
+    with pytest.raises(SlipwayError) as caught:
+        await client.chat("ceiling", tools_json=TOOLS, max_cost=ceiling, text="x" * 73, max_tokens=100)
+    assert caught.value.reason == "PROVIDER_TOOL_CALL_MALFORMED"
+    assert provider.seen("ceiling", 1) == []
+
+
+async def test_a_model_is_tried_again_as_often_as_the_route_says(scripted, connect_to):
+    retrying = scripted(SCRIPTS | {"twice": breaks_twice}, {"again": ["twice", "ok"]}, retries=2)
+    answer = await connect_to(retrying.router).chat("again")
+    assert (answer.catalogue_model, answer.attempts) == ("again.0", 3)
 
 
 async def test_retry_after_cools_a_model_down_at_once(client, provider):

@@ -79,6 +79,14 @@ async def test_the_same_seed_gives_the_same_answer(http):
     assert one["choices"] == other["choices"]
 
 
+async def test_more_requests_than_may_wait_are_told_to_come_back(http):
+    answers = await asyncio.gather(*(http.post("chat/completions", json=body(max_tokens=1)) for _ in range(45)))
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 34
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 429} == {"1"}
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_caller_who_hangs_up_stops_the_generation(http, local_models, stream, eventually):
     process = next(

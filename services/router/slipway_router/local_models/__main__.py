@@ -42,6 +42,8 @@ async def serve(settings: LocalModelsSettings) -> None:
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=5,
+        # Longer than callers keep idle connections, so that none is used in the moment it closes.
+        timeout_keep_alive=75,
         server_header=False,
     )
     server = _Server(config)
