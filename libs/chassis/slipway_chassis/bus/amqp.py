@@ -16,7 +16,7 @@ from aio_pika.exceptions import ChannelClosed, ChannelInvalidStateError, Connect
 
 from slipway_chassis.bus.amqp_broadcast import AmqpBroadcast
 from slipway_chassis.bus.amqp_consumer import QueueConsumer
-from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, cancellation_told_apart, tolerated
 from slipway_chassis.bus.amqp_topology import Names, declare_dead, declare_group, declare_topic, decode, encode
 from slipway_chassis.bus.message import Message, check_group, check_name, check_publishable
 from slipway_chassis.bus.protocol import Handler
@@ -56,9 +56,10 @@ class AmqpBus:
             raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
 
     async def _publish(self, message: Message) -> None:
-        async with asyncio.timeout(_CONFIRM_SECONDS):
-            exchange = await self._exchange(message.topic)
-            await exchange.publish(encode(message), routing_key="", mandatory=True)
+        with cancellation_told_apart():
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                exchange = await self._exchange(message.topic)
+                await exchange.publish(encode(message), routing_key="", mandatory=True)
 
     async def _exchange(self, topic: str) -> AbstractExchange:
         async with self._opening:
@@ -89,11 +90,12 @@ class AmqpBus:
         try:
             channel = await self._consuming.channel()
             try:
-                queue = await declare_dead(channel, self._names(topic, group))
-                while len(found) < limit and (incoming := await queue.get(fail=False)) is not None:
-                    found.append(decode(incoming))
+                with cancellation_told_apart():
+                    queue = await declare_dead(channel, self._names(topic, group))
+                    while len(found) < limit and (incoming := await queue.get(fail=False)) is not None:
+                        found.append(decode(incoming))
             finally:
-                with suppress(*AMQP_ERRORS):
+                with tolerated():
                     await channel.close()
         except AMQP_ERRORS as error:
             raise Unavailable("bus: dead letters can't be read") from error
@@ -106,17 +108,20 @@ class AmqpBus:
         try:
             channel = await self._consuming.channel()
             try:
-                await declare_group(channel, names)
-                queue = await declare_dead(channel, names)
-                # Letters that come meanwhile stay: a message that fails at once would be replayed for ever.
-                present = queue.declaration_result.message_count or 0
-                while replayed < present and (incoming := await queue.get(fail=False)) is not None:
-                    copy = encode(decode(incoming))
-                    await channel.default_exchange.publish(copy, names.queue, mandatory=True, timeout=_CONFIRM_SECONDS)
-                    await incoming.ack()
-                    replayed += 1
+                with cancellation_told_apart():
+                    await declare_group(channel, names)
+                    queue = await declare_dead(channel, names)
+                    # Letters that come meanwhile stay: a message that fails at once would be replayed for ever.
+                    present = queue.declaration_result.message_count or 0
+                    while replayed < present and (incoming := await queue.get(fail=False)) is not None:
+                        copy = encode(decode(incoming))
+                        await channel.default_exchange.publish(
+                            copy, names.queue, mandatory=True, timeout=_CONFIRM_SECONDS
+                        )
+                        await incoming.ack()
+                        replayed += 1
             finally:
-                with suppress(*AMQP_ERRORS):
+                with tolerated():
                     await channel.close()
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: replay stopped after {replayed} messages") from error
@@ -134,7 +139,8 @@ class AmqpBus:
         """See Bus.ping."""
         try:
             channel = await self._publishing.channel(confirms=False)
-            await channel.close()
+            with cancellation_told_apart():
+                await channel.close()
         except AMQP_ERRORS as error:
             raise Unavailable("bus: RabbitMQ does not answer") from error
 

@@ -8,7 +8,7 @@ from aio_pika import ExchangeType
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
 
-from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, watch
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, cancellation_told_apart, tolerated, watch
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.fanout import MAILBOX_SIZE, Fanout
 from slipway_chassis.errors import Unavailable
@@ -36,9 +36,10 @@ class AmqpBroadcast:
     async def publish(self, channel: str, data: bytes) -> None:
         """See Bus.broadcast. Not confirmed by the broker: what is lost was ephemeral."""
         try:
-            async with asyncio.timeout(_CONFIRM_SECONDS):
-                exchange = await self._exchange()
-                await exchange.publish(AmqpMessage(data), routing_key=channel)
+            with cancellation_told_apart():
+                async with asyncio.timeout(_CONFIRM_SECONDS):
+                    exchange = await self._exchange()
+                    await exchange.publish(AmqpMessage(data), routing_key=channel, mandatory=False)
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: broadcast on {channel} failed") from error
 
@@ -68,13 +69,14 @@ class AmqpBroadcast:
             async with asyncio.timeout(_CONFIRM_SECONDS):
                 while (queue := self._queue) is None:
                     await self._bound.wait()
-                await queue.bind(self._name, channel)
+                with cancellation_told_apart():
+                    await queue.bind(self._name, channel)
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: subscription to {channel} was not confirmed") from error
 
     async def _detach(self, channel: str) -> None:
         # A queue that is gone has no bindings either.
-        with suppress(*AMQP_ERRORS):
+        with tolerated():
             if self._queue is not None:
                 await self._queue.unbind(self._name, channel, timeout=_CONFIRM_SECONDS)
 
@@ -85,14 +87,15 @@ class AmqpBroadcast:
             try:
                 channel = await self._consuming.channel(confirms=False)
                 lost = await watch(channel)
-                async with asyncio.timeout(_CONFIRM_SECONDS):
-                    await self._declare(channel)
-                    queue = await channel.declare_queue(
-                        exclusive=True, auto_delete=True, arguments={"x-max-length": MAILBOX_SIZE}
-                    )
-                    await queue.consume(self._deliver, no_ack=True)
-                    for name in self._fanout.channels:
-                        await queue.bind(self._name, name)
+                with cancellation_told_apart():
+                    async with asyncio.timeout(_CONFIRM_SECONDS):
+                        await self._declare(channel)
+                        queue = await channel.declare_queue(
+                            exclusive=True, auto_delete=True, arguments={"x-max-length": MAILBOX_SIZE}
+                        )
+                        await queue.consume(self._deliver, no_ack=True)
+                        for name in self._fanout.channels:
+                            await queue.bind(self._name, name)
                 self._queue = queue
                 self._bound.set()
                 reconnect.succeeded()

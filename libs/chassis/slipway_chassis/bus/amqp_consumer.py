@@ -1,12 +1,11 @@
 """One consumer of a group's queue: hands out, settles, parks failures, comes back after the broker."""
 
 import asyncio
-from contextlib import suppress
 
 from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
-from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, watch
+from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, cancellation_told_apart, tolerated, watch
 from slipway_chassis.bus.amqp_topology import Names, declare_group, decode, delivery_number, encode
 from slipway_chassis.bus.backoff import Reconnect
 from slipway_chassis.bus.handlers import HandlerPool, attempt
@@ -60,10 +59,11 @@ class QueueConsumer:
         channel = self._channel = await self._link.channel()
         lost = await watch(channel)
         # A queue without a leader accepts its declaration and never answers the rest.
-        async with asyncio.timeout(_CONFIRM_SECONDS):
-            await channel.set_qos(prefetch_count=self._concurrency)
-            for queue in await declare_group(channel, self._names):
-                self._consumed.append((queue, await queue.consume(self._take)))
+        with cancellation_told_apart():
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                await channel.set_qos(prefetch_count=self._concurrency)
+                for queue in await declare_group(channel, self._names):
+                    self._consumed.append((queue, await queue.consume(self._take)))
         return lost
 
     async def _take(self, incoming: AbstractIncomingMessage) -> None:
@@ -76,7 +76,7 @@ class QueueConsumer:
         except Exception as error:  # noqa: BLE001 - a message in hand must be given back, whatever went wrong
             # It comes again, with a higher count, which consumers must bear anyway.
             _log.warning("bus.not_settled", queue=self._names.queue, error=repr(error))
-            with suppress(*AMQP_ERRORS):
+            with tolerated():
                 await incoming.reject(requeue=True)
 
     async def _settle(self, incoming: AbstractIncomingMessage) -> None:
@@ -122,15 +122,16 @@ class QueueConsumer:
     async def _stop_taking(self) -> None:
         consumed, self._consumed = self._consumed, []
         for queue, tag in consumed:
-            with suppress(*AMQP_ERRORS):
+            with tolerated():
                 await queue.cancel(tag, timeout=_CANCEL_SECONDS)
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None
         self._consumed = []
         if channel is not None:
-            with suppress(*AMQP_ERRORS):
-                await channel.close()
+            with tolerated():
+                async with asyncio.timeout(_CANCEL_SECONDS):
+                    await channel.close()
 
     def _count(self, outcome: str) -> None:
         handled.labels(self._names.topic, self._names.group, outcome).inc()

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -12,11 +13,35 @@ from pamqp.exceptions import PAMQPException
 AMQP_ERRORS = (AMQPError, ChannelInvalidStateError, PAMQPException, OSError, TimeoutError)
 """What a broker that is away, goes away or refuses looks like. (ConnectionError is an OSError.)"""
 
-# The library reports each lost connection and each failed attempt with a traceback; who uses the link tells once.
-logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
+# The library logs each failed attempt with a traceback, and bodies of messages, which no log may hold. It raises all
+# of that as well; who uses the link reports it.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 _CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 10  # a frozen consumer's messages go to another after about three of them
+
+
+@contextmanager
+def cancellation_told_apart() -> Generator[None]:
+    """Turns a CancelledError that nobody asked for into one of AMQP_ERRORS.
+
+    The library ends what waits for a lost connection by CancelledError: passed on, it would end our tasks silently.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ChannelInvalidStateError("the connection was lost") from None
+
+
+@contextmanager
+def tolerated() -> Generator[None]:
+    """For what need not succeed: a broker that is away has done it by itself."""
+    with suppress(*AMQP_ERRORS), cancellation_told_apart():
+        yield
 
 
 class AmqpLink:
@@ -30,11 +55,16 @@ class AmqpLink:
 
     async def channel(self, *, confirms: bool = True) -> AbstractChannel:
         """A new open channel; with `confirms` an unroutable mandatory message raises. Raises one of AMQP_ERRORS."""
-        connection = await self._connected()
-        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            await channel.initialize()
-        return channel
+        with cancellation_told_apart():
+            connection = await self._connected()
+            try:
+                channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await channel.initialize()
+            except RuntimeError as error:
+                # The library's answer when the connection was lost at this very moment.
+                raise ChannelInvalidStateError(str(error)) from error
+            return channel
 
     async def close(self) -> None:
         """Closes the connection, and with it all its channels."""
@@ -56,8 +86,9 @@ class AmqpLink:
     async def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*AMQP_ERRORS):
-                await connection.close()
+            with tolerated():
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await connection.close()
 
 
 async def watch(channel: AbstractChannel) -> asyncio.Event:
@@ -67,7 +98,7 @@ async def watch(channel: AbstractChannel) -> asyncio.Event:
     def tell(*_: object) -> None:
         lost.set()
 
-    channel.close_callbacks.add(tell)
     underlay = await channel.get_underlay_channel()
+    underlay.closing.add_done_callback(tell)
     underlay.on_consumer_cancel_callbacks.add(tell)
     return lost
