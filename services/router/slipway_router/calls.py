@@ -53,7 +53,7 @@ class Ledger(Protocol):
     async def perform(
         self,
         caller: Caller,
-        effect: Effect | None,
+        effect: Effect,
         fingerprint: bytes,
         action: Callable[[], Awaitable[bytes]],
         *,
@@ -97,19 +97,23 @@ class ModelCalls:
 
     async def chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
         """A whole answer. With an effect, a repeated key gets the recorded answer and nothing is bought."""
+        if request.effect is None:
+            return await self._chat(caller, request)
 
         async def act() -> bytes:
             return (await self._chat(caller, request)).encode()
 
-        return ChatAnswer.decode(await self._perform(caller, request, act))
+        return ChatAnswer.decode(await self._perform(caller, request.effect, request, act))
 
     async def embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
         """Vectors in the order of the inputs; effects as in `chat`."""
+        if request.effect is None:
+            return await self._embed(caller, request)
 
         async def act() -> bytes:
             return (await self._embed(caller, request)).encode()
 
-        return EmbeddingsAnswer.decode(await self._perform(caller, request, act))
+        return EmbeddingsAnswer.decode(await self._perform(caller, request.effect, request, act))
 
     async def stream(self, caller: Caller, request: ChatRequest) -> AsyncGenerator[StreamEvent, None]:
         """The answer in deltas. Close the generator to stop the provider: what came until then is billed.
@@ -132,7 +136,7 @@ class ModelCalls:
                     live.put_nowait(event)
             return collected.whole().encode()
 
-        performing = asyncio.ensure_future(self._perform(caller, request, act))
+        performing = asyncio.ensure_future(self._perform(caller, request.effect, request, act))
         performing.add_done_callback(lambda _: live.put_nowait(None))
         streamed = False
         try:
@@ -148,9 +152,13 @@ class ModelCalls:
                 yield event
 
     async def _perform(
-        self, caller: Caller, request: ChatRequest | EmbeddingsRequest, act: Callable[[], Awaitable[bytes]]
+        self,
+        caller: Caller,
+        effect: Effect,
+        request: ChatRequest | EmbeddingsRequest,
+        act: Callable[[], Awaitable[bytes]],
     ) -> bytes:
-        return await self._ledger.perform(caller, request.effect, fingerprint(request), act, in_doubt="repeat")
+        return await self._ledger.perform(caller, effect, fingerprint(request), act, in_doubt="repeat")
 
     async def _chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
         record = _begin(caller, request)

@@ -264,16 +264,23 @@ def start_router(
 
 
 @pytest.fixture(scope="session")
-def local_models() -> Iterator[str]:
-    """Base URL of the local models, running."""
+def local_models_process() -> Iterator[Process]:
+    """The local models, running."""
     process = Process(
         "slipway_router.local_models",
         {"SLIPWAY_LOCAL_MODELS_LISTEN": "127.0.0.1:0", "SLIPWAY_LOCAL_MODELS_API_KEY": "local-key"},
     )
     try:
-        yield f"http://{process.wait_for('local_models.ready')['address']}/v1"
+        process.wait_for("local_models.ready")
+        yield process
     finally:
         assert process.stop() == 0, process.output()
+
+
+@pytest.fixture(scope="session")
+def local_models(local_models_process: Process) -> str:
+    """Base URL of the local models."""
+    return f"http://{local_models_process.wait_for('local_models.ready')['address']}/v1"
 
 
 @pytest.fixture
