@@ -17,6 +17,7 @@ from slipway_tools.sandbox.limits import Limits
 
 log = structlog.get_logger(__name__)
 CONTROLLERS = ("memory", "pids", "cpu")
+PROC_SELF = Path("/proc/self")
 _PREFIX = "slipway-tools-"
 _PERIOD_US = 100_000
 _OWN_PROCESSES = 4  # launcher, nsjail, the runner and one to spare
@@ -28,6 +29,7 @@ class SlotGroup:
 
     folders: tuple[Path, ...]
     oom_file: Path | None
+    bounds_cpu: bool
 
     def oom_kills(self) -> int:
         """How many processes of the slot the kernel has killed for want of memory, ever."""
@@ -52,8 +54,8 @@ class CgroupTree:
     @classmethod
     def open(cls) -> "CgroupTree | None":
         """Make this process's groups; None where it may not (an ordinary user without delegation)."""
-        own = _own_paths(Path("/proc/self/cgroup").read_text())
-        mounts = _mounts(Path("/proc/self/mounts").read_text())
+        own = _own_paths((PROC_SELF / "cgroup").read_text())
+        mounts = _mounts((PROC_SELF / "mounts").read_text())
         return cls._open_v2(own, mounts) or cls._open_v1(own, mounts)
 
     @classmethod
@@ -92,10 +94,12 @@ class CgroupTree:
             folders.append(folder)
         if self.version == 2:
             _limit_v2(folders[0], self.controllers, limits)
-            return SlotGroup(tuple(folders), folders[0] / "memory.events" if "memory" in self.controllers else None)
-        by_name = dict(zip(self._roots, folders, strict=True))
-        _limit_v1(by_name, limits)
-        return SlotGroup(tuple(folders), by_name["memory"] / "memory.oom_control" if "memory" in by_name else None)
+            oom_file = folders[0] / "memory.events" if "memory" in self.controllers else None
+        else:
+            by_name = dict(zip(self._roots, folders, strict=True))
+            _limit_v1(by_name, limits)
+            oom_file = by_name["memory"] / "memory.oom_control" if "memory" in by_name else None
+        return SlotGroup(tuple(folders), oom_file, "cpu" in self.controllers)
 
     def close(self) -> None:
         """Remove the groups; those that still hold a process stay and are taken away at the next start."""

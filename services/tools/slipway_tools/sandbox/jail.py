@@ -45,8 +45,11 @@ class Jail:
             _binary(), rootfs.ensure_rootfs(state_dir, outside_id), outside_id, outside_group, limits, seccomp.policy()
         )
 
-    def command(self, report: int, journal: int) -> list[str]:
-        """The arguments that start the runner; `report` and `journal` are descriptors of pipes that nsjail inherits."""
+    def command(self, report: int, journal: int, *, pin: bool) -> list[str]:
+        """The arguments that start the runner; `report` and `journal` are descriptors of pipes that nsjail inherits.
+
+        `pin` ties the program to as many processors as it may use: where no control group shares out their time.
+        """
         limits = self.limits
         seconds = str(int(limits.max_seconds) + _START_SECONDS)
         # Numbers on the command line are hard limits; nsjail's configuration file would take them as a hint only.
@@ -70,9 +73,10 @@ class Jail:
             "--rlimit_memlock": 0,
             "--rlimit_rtprio": 0,
             "--rlimit_msgqueue": 0,
-            "--max_cpus": max(1, round(limits.cpus)),
             "--pass_fd": report,
         }
+        if pin:
+            options["--max_cpus"] = max(1, round(limits.cpus))
         devices = [part for name in rootfs.DEVICES for part in ("--bindmount_ro", f"/dev/{name}")]
         arguments = [part for name, value in options.items() for part in (name, str(value))]
         program = [rootfs.INTERPRETER, "-I", "-X", "utf8", rootfs.RUNNER, str(report)]

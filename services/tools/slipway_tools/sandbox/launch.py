@@ -114,9 +114,10 @@ class Launch:
         pipes = _Pipes(control[1], stdout[0], stderr[0], report[0], journal[0])
         theirs = (control[0], stdout[1], stderr[1], report[1], journal[1])
         groups = [str(folder) for folder in group.folders] if group else []
+        command = jail.command(report[1], journal[1], pin=group is None or not group.bounds_cpu)
         try:
             process = subprocess.Popen(  # noqa: S603
-                ["/bin/sh", "-c", LAUNCHER, "slipway-sandbox", *groups, "--", *jail.command(report[1], journal[1])],
+                ["/bin/sh", "-c", LAUNCHER, "slipway-sandbox", *groups, "--", *command],
                 stdin=control[0],
                 stdout=stdout[1],
                 stderr=stderr[1],

@@ -39,6 +39,7 @@ class SandboxPool:
         self._queue = queue
         self._waiting = 0
         self._active = 0
+        self._tidying: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(cls, state_dir: Path, limits: Limits, *, slots: int, queue: int) -> "SandboxPool":
@@ -105,9 +106,13 @@ class SandboxPool:
         finally:
             self._active -= 1
             SANDBOXES_BUSY.dec()
-            await asyncio.shield(self._tidy(slot))
+            # The answer does not wait for it; the slot comes back when it is done, and `close` waits for all slots.
+            task = asyncio.create_task(self._tidy(slot))
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
 
     async def _tidy(self, slot: _Slot) -> None:
+        """Make a used slot ready for its next program."""
         try:
             if slot.group is not None:
                 await _emptied(slot.group)
