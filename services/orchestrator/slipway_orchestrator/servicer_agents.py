@@ -1,9 +1,7 @@
 """gRPC: slipway.agents.v1."""
 
 import hashlib
-from typing import Any
 
-import grpc.aio
 from google.protobuf.message import Message
 from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
 from slipway_chassis.caller import current_caller
@@ -17,29 +15,24 @@ _MANY, _DEFAULT = 200, 50
 _NEWEST = 2**31 - 1
 
 
-Context = grpc.aio.ServicerContext  # generic in the stubs only
-
-
 class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
     """Converts and calls the registry."""
 
     def __init__(self, registry: AgentRegistry) -> None:
         self._registry = registry
 
-    async def PutAgent(self, request: agents_pb2.PutAgentRequest, context: Context) -> agents_pb2.PutAgentResponse:
+    async def PutAgent(self, request: agents_pb2.PutAgentRequest, context: object) -> agents_pb2.PutAgentResponse:
         """Register a definition."""
         key = request_key("PutAgent", request, request.request_id)
         version, created = await self._registry.put(current_caller(), request.agent, request.definition_yaml, key)
         return agents_pb2.PutAgentResponse(version=convert.version_message(version), created=created)
 
-    async def GetAgent(self, request: agents_pb2.GetAgentRequest, context: Context) -> agents_pb2.GetAgentResponse:
+    async def GetAgent(self, request: agents_pb2.GetAgentRequest, context: object) -> agents_pb2.GetAgentResponse:
         """Answer with an agent."""
         agent = await self._registry.get(current_caller(), request.agent)
         return agents_pb2.GetAgentResponse(agent=convert.agent_message(agent))
 
-    async def ListAgents(
-        self, request: agents_pb2.ListAgentsRequest, context: Context
-    ) -> agents_pb2.ListAgentsResponse:
+    async def ListAgents(self, request: agents_pb2.ListAgentsRequest, context: object) -> agents_pb2.ListAgentsResponse:
         """Page through agents by name."""
         caller, limit = current_caller(), page_size(request.page_size, _DEFAULT, _MANY)
         cursor = decode_token(caller.tenant, "ListAgents", request.page_token, (str,))
@@ -50,14 +43,14 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         )
 
     async def GetAgentVersion(
-        self, request: agents_pb2.GetAgentVersionRequest, context: Context
+        self, request: agents_pb2.GetAgentVersionRequest, context: object
     ) -> agents_pb2.GetAgentVersionResponse:
         """Answer with one version."""
         version = await self._registry.version(current_caller(), request.agent, request.version)
         return agents_pb2.GetAgentVersionResponse(version=convert.version_message(version))
 
     async def ListAgentVersions(
-        self, request: agents_pb2.ListAgentVersionsRequest, context: Context
+        self, request: agents_pb2.ListAgentVersionsRequest, context: object
     ) -> agents_pb2.ListAgentVersionsResponse:
         """Page through versions, newest first."""
         caller, limit = current_caller(), page_size(request.page_size, _DEFAULT, _MANY)
@@ -72,7 +65,7 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         )
 
     async def SubmitAgentVersion(
-        self, request: agents_pb2.SubmitAgentVersionRequest, context: Context
+        self, request: agents_pb2.SubmitAgentVersionRequest, context: object
     ) -> agents_pb2.SubmitAgentVersionResponse:
         """Ask for review."""
         key = request_key("SubmitAgentVersion", request, request.request_id)
@@ -80,7 +73,7 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         return agents_pb2.SubmitAgentVersionResponse(version=convert.version_message(version))
 
     async def ApproveAgentVersion(
-        self, request: agents_pb2.ApproveAgentVersionRequest, context: Context
+        self, request: agents_pb2.ApproveAgentVersionRequest, context: object
     ) -> agents_pb2.ApproveAgentVersionResponse:
         """Approve a version."""
         key = request_key("ApproveAgentVersion", request, request.request_id)
@@ -90,7 +83,7 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         return agents_pb2.ApproveAgentVersionResponse(version=convert.version_message(version))
 
     async def RejectAgentVersion(
-        self, request: agents_pb2.RejectAgentVersionRequest, context: Context
+        self, request: agents_pb2.RejectAgentVersionRequest, context: object
     ) -> agents_pb2.RejectAgentVersionResponse:
         """Reject a version."""
         key = request_key("RejectAgentVersion", request, request.request_id)
@@ -100,7 +93,7 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         return agents_pb2.RejectAgentVersionResponse(version=convert.version_message(version))
 
     async def PromoteAgentVersion(
-        self, request: agents_pb2.PromoteAgentVersionRequest, context: Context
+        self, request: agents_pb2.PromoteAgentVersionRequest, context: object
     ) -> agents_pb2.PromoteAgentVersionResponse:
         """Put a version into production."""
         key = request_key("PromoteAgentVersion", request, request.request_id)
@@ -108,7 +101,7 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         return agents_pb2.PromoteAgentVersionResponse(agent=convert.agent_message(agent))
 
     async def RollbackAgent(
-        self, request: agents_pb2.RollbackAgentRequest, context: Context
+        self, request: agents_pb2.RollbackAgentRequest, context: object
     ) -> agents_pb2.RollbackAgentResponse:
         """Put the version before back into production."""
         key = request_key("RollbackAgent", request, request.request_id)

@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC
-from typing import Any
 
-import grpc.aio
 from slipway.runs.v1 import runs_pb2, runs_pb2_grpc
 from slipway_chassis.caller import current_caller
 from slipway_chassis.errors import InvalidArgument
@@ -19,9 +17,6 @@ from slipway_orchestrator.watching import Delta, Watcher
 _MANY, _DEFAULT = 200, 50
 
 
-Context = grpc.aio.ServicerContext  # generic in the stubs only
-
-
 class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     """Converts and calls the desks."""
 
@@ -30,7 +25,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         self._approvals = approvals
         self._watcher = watcher
 
-    async def StartRun(self, request: runs_pb2.StartRunRequest, context: Context) -> runs_pb2.StartRunResponse:
+    async def StartRun(self, request: runs_pb2.StartRunRequest, context: object) -> runs_pb2.StartRunResponse:
         """Commit a run and answer at once."""
         start = StartRequest(
             agent=request.agent,
@@ -45,11 +40,11 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         run = await self._runs.start(current_caller(), start, request_key("StartRun", request, request.request_id))
         return runs_pb2.StartRunResponse(run=convert.run_message(run))
 
-    async def GetRun(self, request: runs_pb2.GetRunRequest, context: Context) -> runs_pb2.GetRunResponse:
+    async def GetRun(self, request: runs_pb2.GetRunRequest, context: object) -> runs_pb2.GetRunResponse:
         """Answer with a run."""
         return runs_pb2.GetRunResponse(run=convert.run_message(await self._runs.get(current_caller(), request.run_id)))
 
-    async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: Context) -> runs_pb2.ListRunsResponse:
+    async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: object) -> runs_pb2.ListRunsResponse:
         """Page through runs, newest first."""
         caller, limit = current_caller(), page_size(request.page_size, _DEFAULT, _MANY)
         cursor = decode_token(caller.tenant, "ListRuns", request.page_token, (str,))
@@ -67,7 +62,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
 
     async def ListRunEvents(
-        self, request: runs_pb2.ListRunEventsRequest, context: Context
+        self, request: runs_pb2.ListRunEventsRequest, context: object
     ) -> runs_pb2.ListRunEventsResponse:
         """Page through a journal."""
         after, limit = _after(request.after_seq), page_size(request.page_size, 100, 1000)
@@ -75,7 +70,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         return runs_pb2.ListRunEventsResponse(events=[convert.event_message(row) for row in rows], more=more)
 
     async def WatchRun(
-        self, request: runs_pb2.WatchRunRequest, context: Context
+        self, request: runs_pb2.WatchRunRequest, context: object
     ) -> AsyncIterator[runs_pb2.WatchRunResponse]:
         """Follow a journal to its end."""
         updates = self._watcher.watch(
@@ -90,14 +85,14 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             else:
                 yield runs_pb2.WatchRunResponse(event=convert.event_message(update))
 
-    async def CancelRun(self, request: runs_pb2.CancelRunRequest, context: Context) -> runs_pb2.CancelRunResponse:
+    async def CancelRun(self, request: runs_pb2.CancelRunRequest, context: object) -> runs_pb2.CancelRunResponse:
         """Ask a run to stop."""
         key = request_key("CancelRun", request, request.request_id)
         run = await self._runs.cancel(current_caller(), request.run_id, request.reason, key)
         return runs_pb2.CancelRunResponse(run=convert.run_message(run))
 
     async def ListApprovals(
-        self, request: runs_pb2.ListApprovalsRequest, context: Context
+        self, request: runs_pb2.ListApprovalsRequest, context: object
     ) -> runs_pb2.ListApprovalsResponse:
         """Page through approvals, newest first."""
         caller, limit = current_caller(), page_size(request.page_size, _DEFAULT, _MANY)
@@ -114,13 +109,13 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             next_page_token=encode_token(caller.tenant, "ListApprovals", last) if last else "",
         )
 
-    async def GetApproval(self, request: runs_pb2.GetApprovalRequest, context: Context) -> runs_pb2.GetApprovalResponse:
+    async def GetApproval(self, request: runs_pb2.GetApprovalRequest, context: object) -> runs_pb2.GetApprovalResponse:
         """Answer with an approval."""
         approval = await self._approvals.get(current_caller(), request.approval_id)
         return runs_pb2.GetApprovalResponse(approval=convert.approval_message(approval))
 
     async def DecideApproval(
-        self, request: runs_pb2.DecideApprovalRequest, context: Context
+        self, request: runs_pb2.DecideApprovalRequest, context: object
     ) -> runs_pb2.DecideApprovalResponse:
         """Settle an approval."""
         decision = DecisionRequest(

@@ -12,7 +12,7 @@ from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
-from slipway_orchestrator.expressions.template import UnclosedTemplate, expressions
+from slipway_orchestrator.expressions.template import has_expressions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,6 @@ def _check_arguments(call: ToolCall, tool: ToolDescription, node: Node, problems
             if schema.get("additionalProperties") is False:
                 known = ", ".join(properties)
                 problems.add(at.path, at.line, f"{tool.name} has no such argument (it has: {known})")
-        elif _is_literal(value) and "$ref" not in json.dumps(member):
+        elif not has_expressions(value) and "$ref" not in json.dumps(member):
             for path, message in violations(json.dumps(member), value):
                 problems.add(f"{at.path}.{path}" if path else at.path, at.line, message)
-
-
-def _is_literal(value: JsonValue) -> bool:
-    try:
-        return not any(True for _ in expressions(value))
-    except UnclosedTemplate:
-        return False

@@ -29,10 +29,8 @@ def check_schema(schema: JsonValue) -> None:
         raise SchemaRefused("must be a JSON Schema (a mapping)")
     if len(json.dumps(schema)) > MAX_SCHEMA:
         raise SchemaRefused(f"must have at most {MAX_SCHEMA} bytes")
-    nodes = 0
-    for path, name, value in _walk(schema, ""):
-        nodes += 1
-        if nodes > _MAX_NODES:
+    for count, (path, name, value) in enumerate(_walk(schema, "")):
+        if count >= _MAX_NODES:
             raise SchemaRefused(f"must have at most {_MAX_NODES} values")
         if name in ("$ref", "$dynamicRef") and not (isinstance(value, str) and value.startswith("#")):
             raise SchemaRefused("references may only point into the same schema (`#/…`)", path)

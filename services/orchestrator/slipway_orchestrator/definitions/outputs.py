@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, SetValue, Step, ToolCall
-from slipway_orchestrator.expressions.template import expressions
+from slipway_orchestrator.expressions.template import has_expressions
 
 Schema = Mapping[str, JsonValue]
 
@@ -41,6 +41,7 @@ ANSWER = _closed(
         "type": "array",
         "items": _closed(passage_id=_TEXT, document=_TEXT, title=_TEXT, headings=_TEXTS, page={}, quote=_TEXT),
     },
+    grounded={"type": "boolean"},
     model=_TEXT,
     finish_reason=_TEXT,
 )
@@ -63,7 +64,7 @@ def output_schema(step: Step, tool_outputs: Mapping[str, Schema]) -> Schema:
 
 
 def _of_literal(value: JsonValue) -> Schema:
-    if any(True for _ in expressions(value)):
+    if has_expressions(value):
         if isinstance(value, dict):
             return _closed(**{name: dict(_of_literal(item)) for name, item in value.items()})
         return {}

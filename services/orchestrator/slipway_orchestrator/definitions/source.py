@@ -112,7 +112,7 @@ class _Reader:
             content[name] = self.read(value, _join(path, name), depth + 1)
         return content
 
-    def _scalar(self, node: ScalarNode, path: str, line: int) -> None | bool | int | float | str:
+    def _scalar(self, node: ScalarNode, path: str, line: int) -> bool | int | float | str | None:
         text = str(node.value)
         match str(node.tag).removeprefix(_PREFIX):
             case "null":
@@ -138,7 +138,7 @@ class _Reader:
             except ValueError:
                 self._problems.add(path, line, f"{text} is not a finite number")
                 return None
-        if number != number or abs(number) > 2**53:
+        if not abs(number) <= 2**53:
             self._problems.add(path, line, f"{text} is no number that JSON keeps exactly (at most 2^53)")
             return None
         return number

@@ -109,15 +109,16 @@ def look_up(names: Mapping[str, JsonValue], path: Path) -> JsonValue:
     """The value at a path. Raises ExpressionFailed that names the member which is missing."""
     value: JsonValue = cast(JsonValue, names)
     for depth, key in enumerate(path):
-        before = _shown(path[:depth])
         if isinstance(value, Mapping) and isinstance(key, str) and key in value:
             value = value[key]
-        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            continue
+        if isinstance(value, list) and isinstance(key, int) and key < len(value):
             value = value[key]
-        elif value is None:
+            continue
+        before = _shown(path[:depth])
+        if value is None:
             raise ExpressionFailed(f"{before} is null, so it has no {key!r}")
-        else:
-            raise ExpressionFailed(f"{before or 'the context'} has no {key!r}")
+        raise ExpressionFailed(f"{before or 'the context'} has no {key!r}")
     return value
 
 

@@ -56,6 +56,9 @@ def _named(kind: JsonValue) -> str:
     return " or ".join(str(one) for one in kind) if isinstance(kind, list) else str(kind)
 
 
+_SAMPLES: Mapping[JsonValue, JsonValue] = {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "null": None}
+
+
 def sample(schema: Schema) -> JsonValue:
     """A value that the schema allows in type and members. Raises Unknown where the type is open."""
     if not isinstance(schema, Mapping):
@@ -63,29 +66,19 @@ def sample(schema: Schema) -> JsonValue:
     for word in ("const", "default"):
         if word in schema:
             return schema[word]
-    options = schema.get("enum")
+    options, kind = schema.get("enum"), schema.get("type")
     if isinstance(options, list) and options:
         return options[0]
-    match schema.get("type"):
-        case "object":
-            properties = schema.get("properties")
-            if not isinstance(properties, Mapping):
-                raise Unknown
-            return {name: sample(member) for name, member in properties.items()}
-        case "array":
-            return [sample(schema.get("items"))]
-        case "string":
-            return "text"
-        case "integer":
-            return 1
-        case "number":
-            return 1.5
-        case "boolean":
-            return True
-        case "null":
-            return None
-        case _:
+    if kind == "object":
+        properties = schema.get("properties")
+        if not isinstance(properties, Mapping):
             raise Unknown
+        return {name: sample(member) for name, member in properties.items()}
+    if kind == "array":
+        return [sample(schema.get("items"))]
+    if isinstance(kind, str) and kind in _SAMPLES:
+        return _SAMPLES[kind]
+    raise Unknown
 
 
 def as_declared(schema: Schema, value: JsonValue) -> JsonValue:

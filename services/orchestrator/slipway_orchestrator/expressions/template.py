@@ -75,6 +75,14 @@ def expressions(value: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
             yield from expressions(item, f"{path}.{name}" if path else name)
 
 
+def has_expressions(value: JsonValue) -> bool:
+    """Whether a JSON value holds a template, be it a broken one."""
+    try:
+        return any(True for _ in expressions(value))
+    except UnclosedTemplate:
+        return True
+
+
 async def render(value: JsonValue, evaluate: Callable[[str], Awaitable[JsonValue]]) -> JsonValue:
     """The JSON value with its templates filled in."""
     if isinstance(value, str):
@@ -90,9 +98,7 @@ async def _render_text(text: str, evaluate: Callable[[str], Awaitable[JsonValue]
     parts = parse(text)
     if len(parts) == 1 and isinstance(parts[0], Expression):
         return await evaluate(parts[0].source)
-    rendered: list[str] = []
-    for part in parts:
-        rendered.append(part if isinstance(part, str) else as_text(await evaluate(part.source)))
+    rendered = [part if isinstance(part, str) else as_text(await evaluate(part.source)) for part in parts]
     return "".join(rendered)
 
 

@@ -41,7 +41,7 @@ def tokenize(text: str, start: int = 0) -> Iterator[Token]:
     """The tokens of `text` from `start` on, blanks and comments left out. Never fails: CEL's own parser judges."""
     for match in _TOKEN.finditer(text, start):
         kind = match.lastgroup
-        if kind == "name" or kind == "string" or kind == "number" or kind == "sign":
+        if kind in ("name", "string", "number", "sign"):
             yield Token(kind, match.group(), match.start(), match.end())
 
 

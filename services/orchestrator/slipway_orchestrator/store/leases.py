@@ -40,17 +40,18 @@ FROM next WHERE run.run_id = next.run_id
 RETURNING run.*, next.previous_owner, next.due, clock_timestamp() AS database_time
 """
 _FENCED = "run_id = $1 AND lease_epoch = $2 AND lease_owner = $3 AND state = 'RUNNING'"
+# The statements below are put together from constants.
 _COMMIT = f"""
 UPDATE run SET last_seq = $4, last_commitment = $5, steps = $6, input_tokens = $7, output_tokens = $8, cost_usd = $9,
     update_time = now(),
     wake_at = CASE WHEN wake_at < now() + make_interval(secs => $10 / 2) THEN now() + make_interval(secs => $10)
               ELSE wake_at END
 WHERE {_FENCED} RETURNING run_id
-"""
+"""  # noqa: S608
 _RENEW = f"""
 UPDATE run SET wake_at = now() + make_interval(secs => $4) WHERE {_FENCED}
 RETURNING EXISTS (SELECT FROM run_inbox WHERE run_inbox.run_id = run.run_id) AS asked
-"""
+"""  # noqa: S608
 _PARK = """
 UPDATE run SET state = $2, wake_at = $3, lease_owner = NULL WHERE run_id = $1
 """
@@ -58,7 +59,7 @@ _END = """
 UPDATE run SET state = $2, output = $3, error = $4, wake_at = NULL, lease_owner = NULL, end_time = now()
 WHERE run_id = $1
 """
-_LET_GO = f"UPDATE run SET state = 'QUEUED', wake_at = now() WHERE {_FENCED}"
+_LET_GO = f"UPDATE run SET state = 'QUEUED', wake_at = now() WHERE {_FENCED}"  # noqa: S608
 _REQUEUE = """
 UPDATE run SET state = 'QUEUED' WHERE run_id IN (
     SELECT run_id FROM run WHERE wake_at <= now() AND state <> 'QUEUED'

@@ -92,13 +92,16 @@ class RunStore:
 
     async def get(self, conn: Any, tenant: str, run_id: str) -> Run | None:
         """The run; None when the tenant has none of that id."""
-        row = await conn.fetchrow(f"SELECT *, {_PENDING} FROM run WHERE run_id = $1 AND tenant = $2", run_id, tenant)
+        row = await conn.fetchrow(f"SELECT *, {_PENDING} FROM run WHERE run_id = $1 AND tenant = $2", run_id, tenant)  # noqa: S608 - a constant
         return None if row is None else await self._run(conn, row, whole=True)
 
     async def lock(self, conn: Any, tenant: str, run_id: str) -> Run | None:
         """Like `get`, and nobody else changes the row until the transaction ends."""
         row = await conn.fetchrow(
-            f"SELECT *, {_PENDING} FROM run WHERE run_id = $1 AND tenant = $2 FOR NO KEY UPDATE", run_id, tenant
+            f"SELECT *, {_PENDING} FROM run"  # noqa: S608 - a constant
+            " WHERE run_id = $1 AND tenant = $2 FOR NO KEY UPDATE",
+            run_id,
+            tenant,
         )
         return None if row is None else await self._run(conn, row, whole=True)
 

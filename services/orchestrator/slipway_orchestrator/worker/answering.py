@@ -18,7 +18,11 @@ from slipway_orchestrator.peers import Peers
 from slipway_orchestrator.worker.attempt import Attempt, AttemptFailed, record_of
 from slipway_orchestrator.worker.citations import supports
 
-_GROUNDED = "Answer from the numbered passages only. Use their own words, in one to three sentences."
+# Short and said twice: small models follow what stands last, and number or quote whatever the passages look like.
+_GROUNDED = "You answer questions from the given text, in one or two sentences."
+_GROUNDED_QUESTION = (
+    "Text:\n{text}\n\nQuestion: {question}\n\nAnswer the question from the text in one or two sentences."
+)
 _FEWEST_LETTERS = 2
 
 
@@ -55,8 +59,6 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
     cost = from_money(finished.usage.cost)
     unusable = _unusable(text)
     citations = _citations(text, passages) if unusable is None else []
-    if unusable is None and passages and not citations:
-        unusable = "MODEL_ANSWER_UNUSABLE", "no sentence of the answer is supported by the passages"
     if unusable is not None:
         raise AttemptFailed(Failure(unusable[0], "", unusable[1], True), records=records, usage=usage, cost_usd=cost)
     return StepCompleted(
@@ -65,6 +67,7 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
         {
             "text": text.strip(),
             "citations": citations,
+            "grounded": bool(citations),
             "model": model,
             "finish_reason": finished.finish_reason,
         },
@@ -85,8 +88,7 @@ def _chat(call: ModelCall, attempt: Attempt) -> router_pb2.ChatRequest:
     prompt = str(value["prompt"])
     if passages:
         system = f"{system}\n\n{_GROUNDED}".strip()
-        numbered = "\n\n".join(f"[{number}] {_heading(p)}\n{p['text']}" for number, p in enumerate(passages, 1))
-        prompt = f"Passages:\n\n{numbered}\n\n{prompt}"
+        prompt = _GROUNDED_QUESTION.format(text="\n".join(str(p["text"]) for p in passages), question=prompt)
     elif context:
         prompt = f"{as_text(context)}\n\n{prompt}"
     messages = [router_pb2.ChatMessage(role="system", content=system)] if system else []
@@ -117,15 +119,6 @@ def _passages(context: JsonValue) -> list[dict[str, JsonValue]]:
         return []
     found = [item for item in context if isinstance(item, dict) and isinstance(item.get("text"), str)]
     return found if len(found) == len(context) else []
-
-
-def _heading(passage: dict[str, JsonValue]) -> str:
-    """`Title > Heading > Heading, page 3`."""
-    headings = passage.get("headings")
-    names = [passage.get("title"), *(headings if isinstance(headings, list) else [])]
-    where = " > ".join(dict.fromkeys(str(name) for name in names if name))
-    page = f", page {passage['page']}" if passage.get("page") else ""
-    return (where or str(passage.get("document") or "")) + page
 
 
 def _unusable(text: str) -> tuple[str, str] | None:

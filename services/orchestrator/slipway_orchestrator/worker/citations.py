@@ -8,8 +8,9 @@ the answer is supported by a passage when
 2. every number in it stands in that window.
 
 Each supported sentence cites the passages that support it best (ties all); the quote is the passage's sentence that
-shares most words with it. An answer none of whose sentences is supported has no citation, and a step that asked for a
-grounded answer does not accept it.
+shares most words with it. An answer none of whose sentences is supported has no citation and is not `grounded`: what
+that means for the run is the definition's to say (`when: "steps.answer.output.grounded"`), since a good answer may use
+words of its own.
 """
 
 import re
@@ -21,12 +22,13 @@ _SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\n+|(?<=[.!?])(?=[A-Z\[])")
 _WORD = re.compile(r"[^\W_]+(?:[.,][0-9]+)*", re.UNICODE)
 _MARKER = re.compile(r"\[[0-9]+\]")
 _QUOTE = 300
-_FUNCTION_WORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have how i if in into is it its may me "
-    "must my no not of on or our shall should so such than that the their them then there these they this those to "
-    "was we were what when where which who will with would you your yes please also any all "
-    "der die das und ist ein eine einen zu mit von für auf im in den dem des nicht es sie wir ich".split()
-)
+_ENGLISH_AND_GERMAN = """
+a an and are as at be been but by can could did do does for from had has have how i if in into is it its may me must my
+no not of on or our shall should so such than that the their them then there these they this those to was we were what
+when where which who will with would you your yes please also any all
+der die das und ist ein eine einen zu mit von für auf im den dem des nicht es sie wir ich
+"""
+_FUNCTION_WORDS = frozenset(_ENGLISH_AND_GERMAN.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ spec:
   steps:
     - {{id: given, set: "${{input.message}}"}}
     - {{id: policy, retrieve: {{collection: handbook, query: "${{input.message}}", limit: 4}}}}
-    - {{id: answer, model: {{task: grounded-answer, prompt: "${{input.message}}", context: "${{steps.policy.output.passages}}"}}}}
+    - id: answer
+      model: {{task: grounded-answer, prompt: "${{input.message}}", context: "${{steps.policy.output.passages}}"}}
     - id: amount
       tool: {{name: python, arguments: {{code: "print(1)"}}}}
       retry: {{attempts: 3, backoff: 100ms, max_backoff: 200ms, on: [UNAVAILABLE, TIMEOUT]}}
@@ -25,8 +26,15 @@ spec:
     - id: pay
       when: "steps.amount.output.refund > 0"
       tool: {{name: ledger.post, arguments: {{amount: "${{steps.amount.output.refund}}"}}}}
-      approval: {{when: "steps.amount.output.refund > 100", approvers: ["role:refund-approver"], expires: 7d, on_expiry: reject}}
-  result: {{reply: "${{steps.answer.output.text}}", paid: "${{steps.pay.output}}", nothing: "${{steps.nothing.output}}"}}
+      approval:
+        when: "steps.amount.output.refund > 100"
+        approvers: ["role:refund-approver"]
+        expires: 7d
+        on_expiry: reject
+  result:
+    reply: "${{steps.answer.output.text}}"
+    paid: "${{steps.pay.output}}"
+    nothing: "${{steps.nothing.output}}"
 """
 
 

@@ -1,0 +1,133 @@
+"""Workers that die or freeze: nothing is lost, nothing is done twice, and who comes back late writes nothing."""
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import pytest
+from orchestrator_testing.definitions import REFUND_DESK, workflow
+from orchestrator_testing.executors import World
+from orchestrator_testing.stack import Process, Stack
+
+QUICK = {"SLIPWAY_ORCHESTRATOR_LEASE_SECONDS": "1", "SLIPWAY_ORCHESTRATOR_SWEEP_SECONDS": "1"}
+# The n-th passing of a point in the one definition: its four effects have four intents and results.
+CASES = {
+    "after-claim": (1, 2),
+    "before-intent": (1, 5),
+    "after-intent": (2, 4),
+    "before-effect": (3,),
+    "after-effect": (1, 3, 4),
+    "before-result": (2, 5),
+    "after-result-commit": (1, 4),
+    "before-park": (1,),
+    "after-park": (1,),
+}
+
+
+@pytest.fixture
+async def survivor(stack: Stack) -> Process:
+    """A healthy worker, frozen until the other one is dead."""
+    worker = await stack.worker(**QUICK)
+    worker.send(signal.SIGSTOP)
+    await stack.promote(REFUND_DESK)
+    return worker
+
+
+async def _decided(stack: Stack, run_id: str) -> None:
+    await stack.decide(await stack.pending(run_id), "approve")
+
+
+async def _uninterrupted(stack: Stack, run_id: str, world: World) -> None:
+    """What every run must come to, whatever happened to its workers."""
+    run = await stack.get(run_id)
+    assert run.state == 8, run
+    assert json.loads(run.output_json) == {"reply": world.answer, "paid": {"posted": 120}, "nothing": None}
+    events = await stack.journal(run_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    completed = [event.step_id for event in events if event.kind == "step.completed"]
+    assert completed == ["given", "policy", "answer", "amount", "pay"]
+    assert sum(event.kind == "step.started" for event in events) == len(completed)
+    assert {key: count for key, count in world.effects.items() if key.startswith(run_id)} == {
+        f"{run_id}/{step}/1": 1 for step in ("policy", "answer", "amount", "pay")
+    }
+    leaves = await stack.sql("SELECT seq, commitment FROM run_event WHERE run_id = $1 ORDER BY seq", run_id)
+    assert len({row["commitment"] for row in leaves}) == len(events)
+
+
+@pytest.mark.parametrize("point", CASES)
+async def test_a_worker_killed_at_any_point_loses_and_repeats_nothing(
+    stack: Stack, survivor: Process, world: World, point: str
+) -> None:
+    for passing in CASES[point]:
+        doomed = await stack.worker(**QUICK, SLIPWAY_ORCHESTRATOR_CRASH_AT=f"{point}:{passing}")
+        run_id = await stack.begin()
+        deciding = asyncio.create_task(_decided(stack, run_id))
+        assert await doomed.ended() == -signal.SIGKILL, "".join(doomed.lines[-20:])
+        survivor.send(signal.SIGCONT)
+        await deciding
+        await stack.finish(run_id)
+        await _uninterrupted(stack, run_id, world)
+        survivor.send(signal.SIGSTOP)
+
+
+async def test_a_worker_that_froze_past_its_lease_writes_nothing_when_it_comes_back(
+    stack: Stack, world: World, eventually: Any
+) -> None:
+    holding: dict[str, bool] = {"first": True}
+
+    async def slow(name: str, arguments: Any, attempt: int) -> Any:
+        if holding.pop("first", False):
+            world.held.set()
+            await world.hold.wait()
+        return {"refund": 50}
+
+    world.tool = slow
+    frozen = await stack.worker(**QUICK)
+    await stack.promote(
+        workflow(
+            "    - {id: amount, tool: {name: python, arguments: {code: x}}}", "{r: '${steps.amount.output.refund}'}"
+        )
+    )
+    run_id = await stack.begin()
+    await asyncio.wait_for(world.held.wait(), 20)
+    frozen.send(signal.SIGSTOP)
+    other = await stack.worker(**QUICK)
+    finishing = asyncio.create_task(stack.finish(run_id))
+    run = await finishing
+    assert run.state == 8
+    before = await stack.journal(run_id)
+    assert "run.recovered" in [event.kind for event in before]
+    frozen.send(signal.SIGCONT)
+    world.hold.set()
+    await eventually(lambda: any("lease.lost" in line for line in frozen.lines), timeout=20)
+    assert [(e.seq, e.kind) for e in await stack.journal(run_id)] == [(e.seq, e.kind) for e in before]
+    assert other.process.returncode is None
+
+
+async def test_the_crash_points_are_refused_outside_of_tests(stack: Stack) -> None:
+    with pytest.raises(AssertionError, match="SLIPWAY_ENV=test"):
+        await stack.worker(SLIPWAY_ENV="production", SLIPWAY_ORCHESTRATOR_CRASH_AT="after-claim")
+
+
+async def test_a_stopped_worker_gives_its_runs_back_at_once(stack: Stack, world: World) -> None:
+    first = True
+
+    async def slow(name: str, arguments: Any, attempt: int) -> Any:
+        nonlocal first
+        if first:
+            first = False
+            world.held.set()
+            await world.hold.wait()
+        return {"refund": 50}
+
+    world.tool = slow
+    leaving = await stack.worker(SLIPWAY_ORCHESTRATOR_LEASE_SECONDS="600", SLIPWAY_ORCHESTRATOR_SHUTDOWN_GRACE="0")
+    await stack.promote(workflow("    - {id: amount, tool: {name: python, arguments: {code: x}}}"))
+    run_id = await stack.begin()
+    await asyncio.wait_for(world.held.wait(), 20)
+    leaving.send(signal.SIGTERM)
+    assert await leaving.ended() == 0
+    world.hold.set()
+    await stack.worker()
+    assert (await stack.finish(run_id)).state == 8
