@@ -6,6 +6,7 @@ Run by `make run` (or `slipway up --tour`) against the stack that it started. En
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,7 +189,7 @@ class Tour:
     def answer(self, run: Run) -> None:
         """What the customer gets, with its sources and its cost."""
         chapter("3. The answer")
-        console.print(Panel(escape(run.output["reply"]), title="reply", width=100))
+        console.print(Panel(escape(run.output["reply"]), title="reply", width=100), soft_wrap=False)
         for citation in run.output["citations"]:
             page = f", page {citation['page']}" if citation.get("page") else ""
             place = " › ".join([citation.get("title") or citation["document"], *citation.get("headings", [])])
@@ -203,7 +204,9 @@ class Tour:
         branches: dict[str, Tree] = {}
         for event in self._events:
             step = event.step_id
-            parent = tree if step is None else branches.setdefault(step, tree.add(f"[cyan]{step}[/]"))
+            if step is not None and step not in branches:
+                branches[step] = tree.add(f"[cyan]{step}[/]")
+            parent = tree if step is None else branches[step]
             data = event.data or {}
             duration = f" {data['duration_ms']} ms" if data.get("duration_ms") is not None else ""
             leaf = parent.add(f"{event.kind}[dim]{duration}[/]")
@@ -234,13 +237,14 @@ class Tour:
         table.add_row("verified", f"{summary.entries} events in a log of {summary.head.size}")
         table.add_row("again", f"slipway audit verify {file} --key {folder / 'log.vkey'}")
         console.print(table)
-        altered = bytearray(bundle)
-        altered[len(altered) // 2] ^= 1
-        finding = verify(bytes(altered), key).finding
+        # One digit of what was paid.
+        altered = re.sub(rb"(amount\W+)249", rb"\g<1>149", bundle, count=1)
+        expect(altered != bundle, "the bundle does not hold the amount")
+        finding = verify(altered, key).finding
         if finding is None:
             raise TourFailedError("an altered bundle was accepted")
         place = escape(finding.position or "/")
-        tell(f"[yellow]one byte altered:[/] {finding.code} at {place}: {escape(finding.message)}")
+        tell(f"[yellow]one digit altered:[/] {finding.code} at {place}: {escape(finding.message)}")
         return summary.entries
 
 

@@ -22,4 +22,4 @@ def test_the_tour_takes_a_governed_run_through_all_services_and_ends_the_stack(
     assert re.search(r"killed worker-\d .* with SIGKILL", said)
     assert "booked once: B-00001, 249.0 USD" in said
     assert re.search(r"source: refunds\.md: Refund handbook", said)
-    assert "one byte altered:" in said
+    assert "one digit altered: commitment_mismatch" in said

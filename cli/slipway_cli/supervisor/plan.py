@@ -154,6 +154,8 @@ class _Planner:
                 "SIGNING_KEY_FILE": str(self._directory.keys / "audit" / "log.key"),
                 "HEADS_DIR": str(self._folder("audit-heads")),
             },
+            # One machine: a dead worker's runs are taken over soon.
+            "orchestrator": {"LEASE_SECONDS": "6"},
         }.get(service, {})
         settings = {f"SLIPWAY_{service.upper()}_{key}": value for key, value in {**own, **(extra or {})}.items()}
         return ProcessSpec(
@@ -205,6 +207,8 @@ class _Planner:
             env={
                 "SLIPWAY_LOCAL_MODELS_LISTEN": self._listen("local-models"),
                 "SLIPWAY_LOCAL_MODELS_API_KEY": self._secrets.local_models,
+                # Its threads wait for each other by spinning: with a core for each they are fast, with less very slow.
+                "SLIPWAY_LOCAL_MODELS_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
                 **self._env,
             },
             ready=http_ok(f"http://{self._listen('local-models')}/health"),
