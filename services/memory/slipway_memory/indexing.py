@@ -39,12 +39,11 @@ class Indexer:
         self._store = store
         self._embedder = embedder
         self._patience = patience
-        self._name = new_id("idx")
 
     async def handle(self, message: Message, delivery: int) -> None:
         """Indexes the version that a message names. A version that is gone, done or taken needs nothing."""
         del delivery  # every delivery is handled alike: what is done already is found in the database
-        job = await self._store.claim(version_of(message.body), self._name)
+        job = await self._store.claim(version_of(message.body), new_id("idx"))
         if job is None:
             return
         try:
@@ -54,7 +53,7 @@ class Indexer:
             await self._give_up(job, error)
         except asyncio.CancelledError:
             # Shutting down: whoever gets the message next need not wait for the lease to run out.
-            await asyncio.shield(self._store.release(job.version_id, self._name))
+            await asyncio.shield(self._store.release(job.version_id, job.indexer))
             raise
 
     async def _embed(self, job: IndexingJob) -> None:
@@ -65,10 +64,10 @@ class Indexer:
             )
             check_vectors(answer.vectors, count=len(texts), dimensions=job.dimensions)
             ids = [chunk.chunk_id for chunk in chunks]
-            if not await self._store.add_vectors(job.version_id, self._name, ids, answer.vectors):
+            if not await self._store.add_vectors(job.version_id, job.indexer, ids, answer.vectors):
                 return
             metrics.EMBEDDED_CHUNKS.inc(len(chunks))
-        if await self._store.switch(job.version_id, self._name):
+        if await self._store.switch(job.version_id, job.indexer):
             metrics.INDEXED_VERSIONS.labels("ready").inc()
             _log.info("document.indexed", version_id=job.version_id, tenant=job.tenant)
 
@@ -77,8 +76,8 @@ class Indexer:
         if error.kind in _PASSING and error.reason != "BUDGET_EXHAUSTED" and job.age < self._patience:
             wait = error.retry_after or min(2.0**job.failures, _LONGEST_WAIT)
             _log.warning("document.indexing_postponed", wait_seconds=wait, **fields)
-            await self._store.postpone(job.version_id, self._name, wait)
+            await self._store.postpone(job.version_id, job.indexer, wait)
         else:
             _log.log(logging.ERROR, "document.indexing_failed", **fields)
             metrics.INDEXED_VERSIONS.labels("failed").inc()
-            await self._store.fail(job.version_id, self._name, f"{error.reason}: {error.message}")
+            await self._store.fail(job.version_id, job.indexer, f"{error.reason}: {error.message}")

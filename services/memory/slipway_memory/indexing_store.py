@@ -13,9 +13,10 @@ from slipway_memory.transactions import Database, row_values
 
 @dataclass(frozen=True, slots=True)
 class IndexingJob:
-    """A version to embed. `age` is seconds since it was put, `failures` counts attempts that were given up."""
+    """A version to embed, leased to `indexer`. `age` is seconds since it was put, `failures` are attempts given up."""
 
     version_id: str
+    indexer: str
     tenant: str
     embedding_model: str
     dimensions: int
@@ -34,7 +35,11 @@ class PendingChunk:
 
 
 class IndexingStore:
-    """Leases make sure that one indexer at a time embeds a version; every write checks the lease again."""
+    """Leases make sure that one indexer at a time embeds a version; every write checks the lease again.
+
+    The bus redelivers as well; the lease keeps a second delivery from doing the same work, and the sweeper, which sends
+    what has no indexer any more, does not depend on the broker's memory.
+    """
 
     def __init__(self, database: Database, *, lease_seconds: float) -> None:
         self._database = database
@@ -47,8 +52,8 @@ class IndexingStore:
             " FROM document d, collection c"
             " WHERE v.version_id = $1 AND v.state = 'INDEXING' AND d.latest_version = v.version_id"
             " AND c.collection_id = d.collection_id"
-            " AND (v.indexer IS NULL OR v.indexer = $2 OR v.indexer_until < now())"
-            " RETURNING v.version_id, v.tenant, c.embedding_model, c.dimensions, c.regions,"
+            " AND (v.indexer IS NULL OR v.indexer_until < now())"
+            " RETURNING v.version_id, v.indexer, v.tenant, c.embedding_model, c.dimensions, c.regions,"
             " extract(epoch FROM now() - v.create_time)::float8 AS age, v.failures",
             *(version_id, indexer, self._lease),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
 
@@ -27,7 +27,9 @@ class MemorySettings(ServiceSettings):
     indexing_concurrency: int = Field(2, ge=1, le=64, description="documents embedded at a time")
     indexing_lease: float = Field(60, ge=1, description="seconds without a sign after which a document is sent again")
     indexing_patience: float = Field(3600, ge=1, description="seconds after which indexing is given up")
-    embedding_timeout: float = Field(45, gt=0, description="seconds that one call of the router may take")
+    embedding_timeout: float = Field(
+        45, gt=0, description="seconds, less than the lease, that one call of the router may take"
+    )
     file_bytes: int = Field(256 * _MIB, ge=1, description="most bytes of a file")
     file_quota_bytes: int = Field(10240 * _MIB, ge=1, description="most bytes of all files of a tenant")
     session_message_characters: int = Field(100_000, ge=1, description="most characters of a session's message")
@@ -35,3 +37,12 @@ class MemorySettings(ServiceSettings):
     session_bytes: int = Field(16 * _MIB, ge=1, description="most bytes of a session's messages")
     redis_timeout: float = Field(2, gt=0, description="seconds that a call waits for the session store")
     sweep_interval: float = Field(10, ge=0.05, description="seconds between sweeps")
+
+    @field_validator("embedding_timeout")
+    @classmethod
+    def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:
+        """A call that outlives the lease would be made again and again."""
+        lease = info.data.get("indexing_lease", value)
+        if value >= lease:
+            raise ValueError(f"must be less than the indexing lease ({lease:g} s)")
+        return value

@@ -174,6 +174,7 @@ def start_memory(
     signing: Any,
     policy_dir: Path,
     valkey_url: str,
+    postgres_url: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[StartMemory]:
     """Starts memory processes over a database; further settings by name, e.g. `indexing_lease=2`."""
@@ -186,7 +187,7 @@ def start_memory(
         values = {
             "database_url": database_url,
             "redis_url": valkey_url,
-            "bus_url": f"{valkey_url}/{buses.setdefault(database_url, len(buses) + 1)}",
+            "bus_url": f"{valkey_url.rsplit('/', 1)[0]}/{buses.setdefault(database_url, len(buses) + 1)}",
             "caller_jwks_file": signing.jwks_file,
             "identity_target": peers[1],
             "router_target": peers[1],
@@ -235,10 +236,7 @@ def start_memory(
     for memory in started:
         memory.process.terminate()
     for memory in started:
-        try:
-            memory.process.wait(15)
-        except subprocess.TimeoutExpired:
-            memory.process.kill()
+        memory.process.wait(30)
         memory.reader.join(10)
 
 
