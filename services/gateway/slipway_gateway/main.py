@@ -8,6 +8,7 @@ import httpx
 from redis.asyncio import Redis
 from slipway.identity.v1.identity_pb2 import DESCRIPTOR
 from slipway.identity.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
+from slipway_chassis import telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
@@ -43,6 +44,7 @@ from slipway_gateway.store import PostgresApiKeyStore, PostgresRevocations
 
 async def serve(settings: GatewaySettings) -> None:
     """Runs the gateway until it is told to stop. Raises OSError, ValueError for what cannot be used."""
+    telemetry.setup("gateway", settings.otlp_endpoint, settings.log_level)
     listener = listen(settings.http_listen)
     keys = KeyRing(settings.signing_key_file, settings.caller_jwks_file)
     outside = open_directory(settings.directory_url)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from slipway_gateway.http.problems import MEDIA_TYPE
 from slipway_gateway.http.route import BEARER, ApiRoute
 
-_STATUSES: Final = (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 501, 502, 503, 504)
+_STATUSES: Final = (400, 401, 402, 403, 404, 405, 408, 409, 413, 414, 415, 421, 422, 429, 431, 500, 501, 502, 503, 504)
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from slipway_chassis.errors import InvalidArgument, SlipwayError
+from slipway_chassis.errors import Internal, InvalidArgument, SlipwayError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -53,6 +53,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.add_exception_handler(SlipwayError, _on_slipway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
     app.openapi = lambda: _openapi(app)
     return Guard(app, allowed_hosts=gateway.allowed_hosts, max_body_bytes=gateway.limits.max_body_bytes)
 
@@ -63,6 +64,12 @@ async def _on_slipway_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     return problem_response(invalid_request(cast(RequestValidationError, error)), request.url.path)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """The answer only: Starlette raises the error again after it, and Guard logs it."""
+    del error
+    return problem_response(Internal("unexpected error"), request.url.path, {"connection": "close"})
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

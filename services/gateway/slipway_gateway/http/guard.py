@@ -49,13 +49,15 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status, complete = time.perf_counter(), 0, False
 
         async def counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-content-type-options", b"nosniff"))
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
             await send(message)
 
         headers = cast(list[tuple[bytes, bytes]], scope["headers"])
@@ -73,8 +75,14 @@ class Guard:
                 await self._app(scope, bounded, counted)
             except ClientDisconnect:
                 status = status or 499
-            except Exception as error:  # noqa: BLE001 - the last place where an error can become an answer
-                await self._fail(error, scope, receive, counted, answered=status != 0)
+            except Exception as error:
+                if not isinstance(error, SlipwayError):
+                    log.error("http.failed", path=scope["path"], exc_info=error)
+                if status == 0:
+                    await self._answer(error, scope, receive, counted)
+                elif not complete:
+                    # Part of the answer is sent: only a broken connection tells the client that it is not whole.
+                    raise
             finally:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.perf_counter() - started
@@ -87,12 +95,7 @@ class Guard:
                     "http.request", method=scope["method"], route=route, status=status or 499, ms=round(seconds * 1000)
                 )
 
-    async def _fail(self, error: Exception, scope: Scope, receive: Receive, send: Send, *, answered: bool) -> None:
-        if not isinstance(error, SlipwayError):
-            log.error("http.failed", path=scope["path"], exc_info=error)
-        if answered:
-            # Part of the answer is sent: only a broken connection tells the client that it is not whole.
-            raise error
+    async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         known = error if isinstance(error, SlipwayError) else Internal("unexpected error")
         response = problem_response(known, scope["path"], {"connection": "close"})
         await response(scope, receive, send)

@@ -28,8 +28,10 @@ def data(value: Mapping[str, Any]) -> bytes:
 class ClosingStream(StreamingResponse):
     """A streamed response that closes its generator when the client goes away, so that calls behind it end."""
 
-    def __init__(self, content: AsyncGenerator[bytes], *, media_type: str, headers: Mapping[str, str]) -> None:
-        super().__init__(content, media_type=media_type, headers=headers)
+    def __init__(
+        self, content: AsyncGenerator[bytes], status_code: int = 200, *, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(content, status_code, media_type=media_type, headers=headers)
         self._content = content
 
     async def stream_response(self, send: Send) -> None:

@@ -24,7 +24,7 @@ from slipway_chassis.grpc_errors import DETAILS_KEY, code_of, to_status
 from slipway_chassis.tokens import CallerTokenVerifier
 
 _FILES = (agents_pb2, audit_pb2, memory_pb2, router_pb2, runs_pb2, tools_pb2)
-_METHODS = {
+METHODS = {
     f"/{service.full_name}/{method.name}": method
     for file in _FILES
     for service in file.DESCRIPTOR.services_by_name.values()
@@ -64,7 +64,7 @@ class Services(grpc.GenericRpcHandler):
 
     def on(self, method: str, answer: Answer) -> None:
         """For streaming methods the answer is an iterator of messages."""
-        full = [name for name in _METHODS if name.endswith(f"/{method}")]
+        full = [name for name in METHODS if name.endswith(f"/{method}")]
         assert len(full) == 1, f"{method}: {full}"
         self._answers[full[0]] = answer
 
@@ -82,7 +82,7 @@ class Services(grpc.GenericRpcHandler):
         self._server.stop(None)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method = _METHODS.get(handler_call_details.method)
+        method = METHODS.get(handler_call_details.method)
         if method is None:
             return None
         codec: dict[str, Any] = {

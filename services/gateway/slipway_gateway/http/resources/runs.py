@@ -75,7 +75,7 @@ class StartRun(Command):
     """A run to start."""
 
     input: JsonValue = Field(None, description="Checked against the agent's input schema.")
-    version: int | None = Field(None, ge=1, description="Version; absent: the one in production.")
+    version: int | None = Field(None, ge=1, le=2**31 - 1, description="Version; absent: the one in production.")
     session_id: str | None = Field(None, max_length=64)
     labels: Labels = Field({})
     priority: Annotated[int, Field(ge=0, le=9)] = 0

@@ -9,6 +9,7 @@ from slipway.audit.v1 import audit_pb2 as pb
 from slipway_chassis.errors import InvalidArgument, NotFound
 
 from slipway_gateway.http.api import PageSizeQuery, PageTokenQuery, api_router
+from slipway_gateway.http.attachments import content_disposition
 from slipway_gateway.http.calls import TRANSFER_SECONDS, first_of
 from slipway_gateway.http.resources.audit import (
     AuditEventPage,
@@ -33,7 +34,7 @@ TreeSize = Annotated[int, Query(ge=0, le=2**62, description="0: the newest check
         200: {
             "description": "The evidence bundle (docs/evidence.md). `x-slipway-evidence-complete` is `true` when it "
             "covers the whole run.",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/json": {"schema": {"type": "object"}}},
         }
     },
     summary="Export a run's evidence",
@@ -55,9 +56,9 @@ async def export_run_evidence(run_id: RunId, calls: CallsDep) -> ClosingStream:
 
     return ClosingStream(
         content(),
-        media_type="application/octet-stream",
+        media_type="application/json",
         headers={
-            "content-disposition": f'attachment; filename="{run_id}.evidence"',
+            "content-disposition": content_disposition(f"{run_id}.evidence.json"),
             "x-slipway-evidence-complete": "true" if first.complete else "false",
         },
     )

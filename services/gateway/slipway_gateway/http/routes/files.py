@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import Path, Request
 from slipway.memory.v1 import memory_pb2 as pb
 from slipway_chassis.errors import InvalidArgument, NotFound
 
 from slipway_gateway.http.api import api_router
+from slipway_gateway.http.attachments import content_disposition
 from slipway_gateway.http.calls import TRANSFER_SECONDS, first_of
 from slipway_gateway.http.multipart import Upload
 from slipway_gateway.http.resources.files import File, file_resource
@@ -89,7 +89,7 @@ async def get_file(file_id: FileId, calls: CallsDep) -> File:
     summary="Download a file",
 )
 async def download_file(file_id: FileId, calls: CallsDep) -> ClosingStream:
-    """Always an attachment, so that an uploaded page can never run in a browser under this address."""
+    """The bytes, always as an attachment."""
     stream = calls.stream(
         calls.peers.files.DownloadFile, pb.DownloadFileRequest(file_id=file_id), timeout=TRANSFER_SECONDS
     )
@@ -109,7 +109,7 @@ async def download_file(file_id: FileId, calls: CallsDep) -> ClosingStream:
         media_type=described.content_type or "application/octet-stream",
         headers={
             "content-length": str(described.size_bytes),
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(described.filename, safe='')}",
+            "content-disposition": content_disposition(described.filename),
             "etag": f'"{described.digest}"',
         },
     )
