@@ -40,6 +40,9 @@ _BATCH_TIME = 20.0  # seconds after which a batch begins no more messages: its t
 _MOST_RETRY = 300.0  # seconds between attempts at a message that the bus refuses by itself
 _BROKER_RETRY_MOST = 5.0  # seconds between attempts while the broker is away
 
+# TimeoutError is an OSError.
+_INTERRUPTIONS = (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _CLAIM = """
 SELECT id, message_id, topic, ordering_key, tenant, subject, headers, body
 FROM outbox WHERE next_attempt_time <= now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
@@ -102,12 +105,12 @@ class Outbox:
         try:
             while True:
                 try:
-                    async with self._listening():
-                        while True:
+                    async with self._listening() as lost:
+                        while not lost.is_set():
                             if await self._drain():
                                 retry = 0.0
                             await self._wait(_SWEEP)
-                except (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                except _INTERRUPTIONS as error:
                     retry = min(max(retry * 2, 0.2), _BROKER_RETRY_MOST)
                     _log.warning("outbox.interrupted", error=type(error).__name__, reason=str(error), retry_in=retry)
                     await asyncio.sleep(retry)
@@ -115,19 +118,26 @@ class Outbox:
             self._relaying = False
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncGenerator[None]:
+    async def _listening(self) -> AsyncGenerator[asyncio.Event]:
+        """Wake the relay by notifications; the event is set when the connection that listens was lost."""
         connection = await self._pool.acquire(timeout=10)
+        lost = asyncio.Event()
 
         def on_notify(*_: object) -> None:
             self._wake.set()
 
+        def on_termination(*_: object) -> None:
+            lost.set()
+            self._wake.set()
+
         try:
             await connection.add_listener(_CHANNEL, on_notify)
-            connection.add_termination_listener(on_notify)
-            yield
+            connection.add_termination_listener(on_termination)
+            yield lost
         finally:
-            connection.remove_termination_listener(on_notify)
+            # A lost connection is no longer the pool's, and refuses all of this; that must not hide why we leave.
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.remove_termination_listener(on_termination)
                 await connection.remove_listener(_CHANNEL, on_notify)
             await self._pool.release(connection)
 

@@ -25,6 +25,8 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    # What asyncpg says to a query between the server's last words and the end of the connection.
+    asyncpg.InternalClientError,
     # The process was frozen for so long that its transaction was ended.
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
@@ -91,7 +93,7 @@ def domain_errors() -> Generator[None]:
         yield
     except (OSError, TimeoutError) as error:
         raise StoreUnavailable("the database is unavailable", retry_after=1) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         known = as_domain_error(error)
         if known is None:
             raise
@@ -114,7 +116,7 @@ async def transaction(pool: asyncpg.Pool) -> AsyncGenerator[Any]:
     try:
         async with connection.transaction():
             yield connection
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         known = as_domain_error(error)
         if known is None:
             raise

@@ -277,3 +277,21 @@ async def test_the_relay_goes_on_after_postgres_was_restarted(
             await eventually(added, timeout=30)
             await eventually(lambda: [m.id for m in taken.messages] == ["m1"], timeout=20)
         await pool.close()
+
+
+async def test_a_relay_whose_connection_was_lost_listens_again_and_can_still_be_stopped(
+    pool: asyncpg.Pool, keys: SubjectKeys, outbox: Outbox, taken: Taken, eventually: Eventually
+) -> None:
+    elsewhere = Outbox(pool, taken, keys)  # type: ignore[arg-type]
+    terminate = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    )
+    async with asyncio.timeout(20), relaying(outbox):
+        await eventually(lambda: listening(pool))
+        assert await pool.fetchval(terminate) == 1
+        await eventually(lambda: listening(pool))
+        async with transaction(pool) as conn:
+            await elsewhere.add(conn, "t", b"1", message_id="m1", tenant="acme")
+        await eventually(lambda: taken.messages, timeout=2)
+        assert await pool.fetchval(terminate) == 1
