@@ -2,6 +2,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 VENV := .venv/bin
+# More for `slipway up`, e.g. make up UP_FLAGS="--port 9090"
+UP_FLAGS ?=
 
 .PHONY: help run up test check fmt servers bench proto lock clean setup setup-dev
 
@@ -15,10 +17,10 @@ setup-dev:
 	@scripts/setup.sh dev
 
 run: setup ## Start the whole stack and take one real agent run through it (the tour)
-	@$(VENV)/slipway up --tour
+	@$(VENV)/slipway up --tour $(UP_FLAGS)
 
 up: setup ## Start the whole stack and keep it running until Ctrl-C
-	@$(VENV)/slipway up
+	@$(VENV)/slipway up $(UP_FLAGS)
 
 test: setup-dev ## Run every test (SLIPWAY_REQUIRE_SERVERS=1: a missing real server is a failure)
 	@$(VENV)/python -m pytest

@@ -1,8 +1,6 @@
 """Starting and ending the stack."""
 
 import os
-import pwd
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from slipway_client import ApiError, Client
 from slipway_testkit.stack import SLIPWAY, Stack
 
 StartStack = Callable[..., Stack]
@@ -91,24 +90,14 @@ def test_a_service_that_is_killed_comes_back(stack: Stack) -> None:
     stack.wait_for(r"exit\s+tools\s+ended with signal SIGKILL", start=heard)
     stack.wait_for(r"ready\s+tools", start=heard)
     with stack.as_user("alice") as alice:
-        result = alice.tools.invoke("python", {"code": "print(6 * 7)"})
-    assert result.stdout.strip() == "42"
+        # Its callers find it again within a second.
+        until(lambda: _answer(alice) == "42", seconds=10)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-@pytest.mark.timeout(300)
-def test_an_ordinary_user_gets_the_whole_stack(start_stack: StartStack) -> None:
-    # pytest's own temporary folders are closed to others.
-    home = Path("/var/tmp") / f"slipway-user-{os.getpid()}"
-    nobody = pwd.getpwnam("nobody").pw_uid
-    home.mkdir()
-    os.chown(home, nobody, nobody)
+def _answer(client: Client) -> str | None:
     try:
-        readable = subprocess.run([SLIPWAY, "--help"], user=nobody, capture_output=True, cwd="/")
-        if readable.returncode != 0:
-            pytest.skip("this checkout or its interpreter is closed to other users")
-        stack = start_stack(home / "data", user=nobody).ready()
-        assert psutil.Process(stack.pid("postgres")).uids().real == nobody
-        assert stack.stop() == 0
-    finally:
-        shutil.rmtree(home)
+        return client.tools.invoke("python", {"code": "print(6 * 7)"}).stdout.strip()
+    except ApiError as error:
+        if error.status != 503:
+            raise
+        return None

@@ -30,7 +30,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     # gRPC would wait up to two minutes before it tries a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 
