@@ -11,6 +11,7 @@ from slipway.identity.v1.identity_pb2_grpc import add_IdentityServiceServicer_to
 from slipway_chassis import telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.errors import SlipwayError
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
@@ -139,7 +140,7 @@ def main() -> int:
     settings = load_settings(GatewaySettings)
     try:
         run(serve(settings))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SlipwayError) as error:
         sys.stderr.write(f"slipway-gateway: {error}\n")
         return 2
     return 0

@@ -289,21 +289,29 @@ def test_a_client_that_hangs_up_cancels_a_whole_answer_too(gateway: Any, issuer:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "status", "should_retry"),
+    ("error", "raised", "status", "should_retry", "param"),
     [
-        (with_reason(InvalidArgument, "MODEL_UNKNOWN", field="model"), openai.BadRequestError, 400, None),
+        (with_reason(InvalidArgument, "MODEL_KIND", field="chat.model"), openai.BadRequestError, 400, None, "model"),
         (
-            with_reason(InvalidArgument, "REGION_UNKNOWN", field="regions[0]"),
+            with_reason(InvalidArgument, "REGIONS_INVALID", field="chat.regions[0]"),
             openai.UnprocessableEntityError,
             422,
             None,
+            "slipway.regions[0]",
         ),
-        (with_reason(PermissionDenied, "POLICY_DENIED"), openai.PermissionDeniedError, 403, None),
-        (with_reason(ResourceExhausted, "BUDGET_EXHAUSTED"), openai.APIStatusError, 402, None),
-        (with_reason(ResourceExhausted, "RATE_LIMITED", retry_after=2), openai.RateLimitError, 429, "true"),
-        (with_reason(Unavailable, "PROVIDER_REFUSED_CREDENTIALS"), openai.InternalServerError, 502, "false"),
-        (with_reason(Unavailable, "STORE_UNAVAILABLE", retry_after=1), openai.InternalServerError, 503, "true"),
-        (with_reason(DeadlineExceeded, "DEADLINE_EXCEEDED"), openai.InternalServerError, 504, "false"),
+        (
+            with_reason(InvalidArgument, "TOOLS_INVALID", field="chat.tools_json[1].function"),
+            openai.BadRequestError,
+            400,
+            None,
+            "tools[1].function",
+        ),
+        (with_reason(PermissionDenied, "POLICY_DENIED"), openai.PermissionDeniedError, 403, None, None),
+        (with_reason(ResourceExhausted, "BUDGET_EXHAUSTED"), openai.APIStatusError, 402, None, None),
+        (with_reason(ResourceExhausted, "RATE_LIMITED", retry_after=2), openai.RateLimitError, 429, "true", None),
+        (with_reason(Unavailable, "PROVIDER_REFUSED_CREDENTIALS"), openai.InternalServerError, 502, "false", None),
+        (with_reason(Unavailable, "STORE_UNAVAILABLE", retry_after=1), openai.InternalServerError, 503, "true", None),
+        (with_reason(DeadlineExceeded, "DEADLINE_EXCEEDED"), openai.InternalServerError, 504, "false", None),
     ],
 )
 def test_errors_raise_the_sdks_own_classes(
@@ -313,6 +321,7 @@ def test_errors_raise_the_sdks_own_classes(
     raised: type[Exception],
     status: int,
     should_retry: str | None,
+    param: str | None,
 ) -> None:
     services.on("CreateChatCompletion", raising(error))
     with pytest.raises(raised) as caught:
@@ -323,7 +332,7 @@ def test_errors_raise_the_sdks_own_classes(
     body = response.json()
     assert body["code"] == error.reason
     assert body["error"]["code"] == error.reason.lower()
-    assert body["error"]["param"] == error.field
+    assert body["error"]["param"] == body.get("field") == param
     assert body["error"]["message"] == "no"
 
 

@@ -91,7 +91,8 @@ class Guard:
                 span.update_name(f"{scope['method']} {route}")
                 span.set_attribute("http.route", route)
                 span.set_attribute("http.response.status_code", status or 499)
-                log.debug(
+                tell = log.warning if status >= 500 else log.debug
+                tell(
                     "http.request", method=scope["method"], route=route, status=status or 499, ms=round(seconds * 1000)
                 )
 

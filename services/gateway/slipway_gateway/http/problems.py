@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -40,6 +41,16 @@ _STATUS_OF_REASON: Final = {
 }
 # Statuses that the OpenAI SDK tries again by itself, without an idempotency key.
 _SDK_RETRIES: Final = frozenset({408, 409, 429, *range(500, 600)})
+# Where the router's fields stand in an OpenAI request.
+_OPENAI_FIELDS: Final = {
+    "regions": "slipway.regions",
+    "regions_demanded": "slipway.regions",
+    "task": "slipway.task",
+    "max_cost": "slipway.max_cost_usd",
+    "session_id": "slipway.session_id",
+    "labels": "metadata",
+    "inputs": "input",
+}
 _OPENAI_TYPE: Final = {
     401: "authentication_error",
     402: "insufficient_quota",
@@ -117,7 +128,7 @@ def openai_error(error: SlipwayError, status: int) -> OpenAIError:
         message=_public_message(error),
         type=_OPENAI_TYPE.get(status, fallback),
         code=error.reason.lower(),
-        param=error.field,
+        param=_field(error.field, openai=True) if error.field else None,
     )
 
 
@@ -132,8 +143,8 @@ def problem_of(error: SlipwayError, path: str) -> Problem:
         status=status,
         detail=_public_message(error),
         code=error.reason,
-        field=error.field,
-        violations=_violations(error.violations),
+        field=_field(error.field, openai=openai) if error.field else None,
+        violations=_violations(error.violations, openai=openai),
         metadata=dict(error.metadata) or None,
         trace_id=remote_trace or current_trace_id(),
         error=openai_error(error, status) if openai else None,
@@ -170,5 +181,15 @@ def _public_message(error: SlipwayError) -> str:
     return error.message
 
 
-def _violations(violations: Sequence[FieldViolation]) -> list[Violation] | None:
-    return [Violation(field=item.field, message=item.message) for item in violations] or None
+def _violations(violations: Sequence[FieldViolation], *, openai: bool) -> list[Violation] | None:
+    return [Violation(field=_field(item.field, openai=openai), message=item.message) for item in violations] or None
+
+
+def _field(field: str, *, openai: bool) -> str:
+    """A field of a service's message under the name that it has over HTTP."""
+    if openai:
+        field = field.removeprefix("chat.")
+    name = re.match(r"\w*", field)
+    head = name[0] if name else ""
+    public = _OPENAI_FIELDS.get(head, head) if openai else head
+    return public.removesuffix("_json").removesuffix("_yaml") + field[len(head) :]

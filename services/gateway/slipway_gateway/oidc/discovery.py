@@ -53,6 +53,6 @@ async def _get(client: httpx.AsyncClient, address: str) -> Mapping[str, JsonValu
                 body += part
                 if len(body) > MAX_DOCUMENT_BYTES:
                     raise ValueError(f"{address} is larger than {MAX_DOCUMENT_BYTES} bytes")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise OSError(f"{address}: {error or type(error).__name__}") from error
     return strict_json.parse_object(bytes(body))

@@ -124,8 +124,17 @@ async def _events(gateway: Gateway, calls: Calls, run_id: str, after: int) -> As
             yield sse.HEARTBEAT
             if error.kind is ErrorKind.UNAVAILABLE:
                 await _pause(gateway, error.retry_after or 1.0)
-        if await gateway.directory.find(calls.principal.tenant, calls.principal.subject) is None:
+        if not await _is_still_known(gateway, calls):
             return
+
+
+async def _is_still_known(gateway: Gateway, calls: Calls) -> bool:
+    """False too when the directory cannot be asked: the client comes back, with a token that is looked at."""
+    try:
+        return await gateway.directory.find(calls.principal.tenant, calls.principal.subject) is not None
+    except SlipwayError as error:
+        log.warning("run_events.directory_unavailable", code=error.reason)
+        return False
 
 
 async def _with_heartbeats(gateway: Gateway, watch: AsyncGenerator[Any]) -> AsyncGenerator[Any]:

@@ -1,0 +1,164 @@
+"""The life of the process: settings, files, keys, the end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gateway_testing.processes import Process
+from slipway.runs.v1 import runs_pb2 as pb
+from slipway_gateway import keys
+
+RUN = "run_01jd0000000000000000000000"
+
+
+def fails(env: dict[str, str], *complaints: str) -> None:
+    process = Process("slipway_gateway.main", env)
+    assert process.wait() == 2, process.output
+    assert "Traceback" not in process.output
+    for complaint in complaints:
+        assert complaint in process.output
+
+
+def test_missing_settings_are_named_in_one_sentence() -> None:
+    fails({}, "SLIPWAY_GATEWAY_OIDC_ISSUER is not set", "SLIPWAY_GATEWAY_DATABASE_URL is not set")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "complaint"),
+    [
+        ("OIDC_AZP", "[]", "SLIPWAY_GATEWAY_OIDC_AZP"),
+        ("DIRECTORY_URL", "ldap://example.org", "realm-file://"),
+        ("DIRECTORY_URL", "realm-file:///nowhere/realm.json", "/nowhere/realm.json"),
+        ("SIGNING_KEY_FILE", "/nowhere/signing.pem", "python -m slipway_gateway.keys init"),
+        ("SERVICE_SECRETS", '{"orchestrator": "short"}', "orchestrator"),
+        ("SERVICE_SECRETS", "[]", "JSON object"),
+        ("SERVICE_SECRETS_FILE", "/nowhere/secrets.json", "SLIPWAY_GATEWAY_SERVICE_SECRETS_FILE"),
+        ("POLICY_DIR", "/nowhere/policies", "/nowhere/policies"),
+        ("DATA_KEY", "c2hvcnQ=", "SLIPWAY_GATEWAY_DATA_KEY"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    gateway_env: dict[str, str], free_port: Callable[[], int], setting: str, value: str, complaint: str
+) -> None:
+    ports = {f"SLIPWAY_GATEWAY_{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("HTTP", "GRPC", "METRICS")}
+    fails(gateway_env | ports | {f"SLIPWAY_GATEWAY_{setting}": value}, complaint)
+
+
+def test_a_port_in_use_is_named(gateway_env: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        fails(gateway_env | {"SLIPWAY_GATEWAY_HTTP_LISTEN": address}, f"cannot listen on {address}", "in use")
+
+
+def test_a_signing_key_without_its_public_part_is_refused(gateway_env: dict[str, str], tmp_path: Path) -> None:
+    """Else it would sign tokens that no service accepts."""
+    keys.init(tmp_path)
+    env = gateway_env | {
+        "SLIPWAY_GATEWAY_HTTP_LISTEN": "127.0.0.1:0",
+        "SLIPWAY_GATEWAY_SIGNING_KEY_FILE": str(tmp_path / keys.SIGNING_KEY_NAME),
+    }
+    fails(env, "does not hold the public part")
+
+
+def test_the_end_is_clean_while_streams_are_open(other_gateway: Callable[..., Any], services: Any, issuer: Any) -> None:
+    def watch(call: Any) -> Iterator[Any]:
+        yield pb.WatchRunResponse(event=pb.RunEvent(seq=1, kind="run.started"))
+        call.cancelled.wait(60)
+
+    services.on("GetRun", lambda call: pb.GetRunResponse(run=pb.Run(run_id=RUN, state=pb.RUN_STATE_RUNNING)))
+    services.on("WatchRun", watch)
+    running = other_gateway()
+    headers = {"Authorization": f"Bearer {issuer.token('alice')}", "Accept": "text/event-stream"}
+    with httpx.stream("GET", f"{running.url}/v1/runs/{RUN}/events", headers=headers, timeout=30) as answer:
+        lines = answer.iter_lines()
+        assert any(line == "id: 1" for line in lines)
+        started = time.monotonic()
+        running.process.signal(signal.SIGTERM)
+        # The stream is ended as a whole answer, so that a client comes back with Last-Event-ID.
+        assert not [line for line in lines if line.startswith("event: run.failed")]
+    assert running.process.wait() == 0
+    assert time.monotonic() - started < 8
+    assert '"service.stopped"' in running.process.output
+
+
+def test_a_request_in_flight_is_finished_before_the_end(
+    other_gateway: Callable[..., Any], services: Any, issuer: Any
+) -> None:
+    arrived, release = threading.Event(), threading.Event()
+
+    def slow(call: Any) -> Any:
+        arrived.set()
+        release.wait(20)
+        return pb.GetRunResponse(run=pb.Run(run_id=RUN, state=pb.RUN_STATE_RUNNING))
+
+    services.on("GetRun", slow)
+    running = other_gateway()
+    answers: list[int] = []
+
+    def ask() -> None:
+        headers = {"Authorization": f"Bearer {issuer.token('alice')}"}
+        answers.append(httpx.get(f"{running.url}/v1/runs/{RUN}", headers=headers, timeout=30).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert arrived.wait(10)
+    running.process.signal(signal.SIGTERM)
+    running.process.wait_for(r'"service\.stopping"')
+    release.set()
+    asking.join(20)
+    assert answers == [200]
+    assert running.process.wait() == 0
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "slipway_gateway.keys", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    first = command("init", str(folder))
+    again = command("init", str(folder))
+    assert first.returncode == again.returncode == 0
+    assert first.stdout == again.stdout
+    assert (folder / keys.SIGNING_KEY_NAME).stat().st_mode & 0o077 == 0
+    published = json.loads((folder / keys.JWKS_NAME).read_text())["keys"]
+    assert [key["kid"] for key in published] == [first.stdout.strip()]
+    assert all("d" not in key for key in published)
+
+
+def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_for_a_time(tmp_path: Path) -> None:
+    old = command("init", str(tmp_path)).stdout.strip()
+    new = command("rotate", str(tmp_path)).stdout.strip()
+    published = {key["kid"]: key for key in json.loads((tmp_path / keys.JWKS_NAME).read_text())["keys"]}
+    assert set(published) == {old, new}
+    assert "exp" not in published[new]
+    assert published[old]["exp"] > time.time() + 30 * 86_400
+    assert set(keys.load_public_keys(tmp_path / keys.JWKS_NAME)) == {old, new}
+    published[old]["exp"] = int(time.time()) - 1
+    (tmp_path / keys.JWKS_NAME).write_text(json.dumps({"keys": list(published.values())}))
+    assert set(keys.load_public_keys(tmp_path / keys.JWKS_NAME)) == {new}
+
+
+def test_keys_that_cannot_be_made_say_why(tmp_path: Path) -> None:
+    (tmp_path / keys.SIGNING_KEY_NAME).write_text("not a key")
+    answer = command("init", str(tmp_path))
+    assert answer.returncode == 2
+    assert "is not an unencrypted PEM private key" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    file = tmp_path / "a-file"
+    file.write_text("")
+    assert command("init", os.fspath(file)).returncode == 2
