@@ -5,8 +5,8 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.exceptions import PAMQPException
 
@@ -75,12 +75,19 @@ class AmqpLink:
         async with self._lock:
             if self._connection is None or not self._connection.connected.is_set():
                 await self._discard()
-                self._connection = await aio_pika.connect(
-                    self._url,
-                    timeout=_CONNECT_SECONDS,
-                    heartbeat=_HEARTBEAT_SECONDS,
+                connection = Connection(
+                    make_url(self._url, heartbeat=_HEARTBEAT_SECONDS),
                     client_properties={"connection_name": self._name},
                 )
+                try:
+                    await connection.connect(timeout=_CONNECT_SECONDS)
+                except BaseException:
+                    # An attempt that failed is closed as well: left alone, it would do so when it is collected, in a
+                    # task that nobody owns.
+                    with tolerated():
+                        await connection.close()
+                    raise
+                self._connection = connection
             return self._connection
 
     async def _discard(self) -> None:
