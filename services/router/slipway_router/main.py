@@ -1,6 +1,7 @@
 """Entry point: `python -m slipway_router.main`. Reads the environment and wires the service together."""
 
 import sys
+from functools import partial
 
 import grpc
 from redis.asyncio import Redis
@@ -12,6 +13,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 
@@ -81,7 +83,11 @@ async def serve(settings: RouterSettings) -> None:
         "router",
         settings,
         servicers=servicers,
-        background={"outbox-relay": outbox.relay, "catalogue-watch": catalogue.watch},
+        background={
+            "outbox-relay": outbox.relay,
+            "catalogue-watch": catalogue.watch,
+            "retention": partial(sweep, database),
+        },
         readiness={"postgres": database_answers, "bus": bus.ping},
         on_stop=stop,
     )
