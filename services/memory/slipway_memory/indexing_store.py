@@ -83,9 +83,10 @@ class IndexingStore:
             if not held:
                 return False
             await connection.execute(
-                "INSERT INTO chunk_embedding (chunk_id, version_id, embedding)"
-                " SELECT id, $1, vector::vector FROM unnest($2::bigint[], $3::text[]) AS given (id, vector)"
-                " ON CONFLICT (chunk_id) DO NOTHING",
+                "INSERT INTO chunk_embedding (chunk_id, dimensions, version_id, embedding)"
+                " SELECT id, vector_dims(vector::vector), $1, vector::vector"
+                " FROM unnest($2::bigint[], $3::text[]) AS given (id, vector)"
+                " ON CONFLICT (chunk_id, dimensions) DO NOTHING",
                 *(version_id, list(chunk_ids), [vector_text(vector) for vector in vectors]),
             )
             await connection.execute(

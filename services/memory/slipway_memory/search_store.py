@@ -14,9 +14,9 @@ from slipway_memory.store import vector_text
 from slipway_memory.transactions import Database, row_values
 
 # Each branch hands this many times the limit to the fusion, but never fewer than the second figure.
-_CANDIDATES_FACTOR, _CANDIDATES_LEAST = 4, 60
-# Up to so many visible chunks are compared one by one: some milliseconds, and recall is 1.
-_EXACT_UP_TO = 4000
+_CANDIDATES_FACTOR, _CANDIDATES_LEAST = 4, 100
+# Sizes with a partition and an index of their own (migrations/0001_knowledge.sql).
+_INDEXED_DIMENSIONS = (384, 768, 1024, 1536)
 
 
 class PassageIndex(Protocol):
@@ -43,7 +43,8 @@ class PassageIndex(Protocol):
 @cache
 def _statement(dimensions: int) -> str:
     text = files("slipway_memory").joinpath("search_query.sql").read_text()
-    return text.format(dimensions=int(dimensions))
+    vectors = f"chunk_embedding_{dimensions if dimensions in _INDEXED_DIMENSIONS else 'other'}"
+    return text.format(vectors=vectors, dimensions=int(dimensions))
 
 
 class PostgresPassageIndex:
@@ -67,14 +68,15 @@ class PostgresPassageIndex:
         candidates = max(_CANDIDATES_FACTOR * limit, _CANDIDATES_LEAST)
         async with self._database.transaction() as transaction:
             connection = transaction.connection
-            # Without iterative scans the index hands out ef_search rows, and a filter may leave none of them.
+            # Without iterative scans the index hands out ef_search rows, and a filter may leave none of them. Without
+            # sorts the planner takes the order from the index: it knows no statistics of distances.
             await connection.execute(
-                f"SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.ef_search = {max(candidates, 100)};"
-                " SET LOCAL hnsw.max_scan_tuples = 200000"
+                f"SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.ef_search = {2 * candidates};"
+                " SET LOCAL hnsw.max_scan_tuples = 200000; SET LOCAL enable_sort = off"
             )
             rows = await connection.fetch(
                 _statement(len(vector)),
                 *(collection_id, list(readers), json.dumps(dict(metadata)), vector_text(vector), text),
-                *(alpha, limit, candidates, _EXACT_UP_TO),
+                *(alpha, limit, candidates),
             )
         return [Passage(**row_values(row, headings=tuple(row["headings"]))) for row in rows]

@@ -79,22 +79,30 @@ CREATE TABLE chunk (
 CREATE INDEX chunk_words ON chunk USING gin (words);
 
 -- Apart from `chunk`, so that embedding a chunk does not write its text and its index entries a second time, and a row
--- of 384 dimensions stays in its page.
+-- of 384 dimensions stays in its page. One partition for each usual number of dimensions, with an index of its own; what
+-- has another number is in the last one and is compared without an index.
 CREATE TABLE chunk_embedding (
-    chunk_id bigint PRIMARY KEY REFERENCES chunk ON DELETE CASCADE,
+    chunk_id bigint NOT NULL REFERENCES chunk ON DELETE CASCADE,
+    dimensions int NOT NULL,
     version_id text NOT NULL,
-    embedding vector NOT NULL
-);
+    embedding vector NOT NULL,
+    PRIMARY KEY (chunk_id, dimensions)
+) PARTITION BY LIST (dimensions);
 CREATE INDEX chunk_embedding_version ON chunk_embedding (version_id);
--- One column for all models: partial expression indexes for the usual dimensions. Others are searched exactly.
-CREATE INDEX chunk_embedding_384 ON chunk_embedding USING hnsw ((embedding::vector(384)) vector_cosine_ops)
-    WHERE vector_dims(embedding) = 384;
-CREATE INDEX chunk_embedding_768 ON chunk_embedding USING hnsw ((embedding::vector(768)) vector_cosine_ops)
-    WHERE vector_dims(embedding) = 768;
-CREATE INDEX chunk_embedding_1024 ON chunk_embedding USING hnsw ((embedding::vector(1024)) vector_cosine_ops)
-    WHERE vector_dims(embedding) = 1024;
-CREATE INDEX chunk_embedding_1536 ON chunk_embedding USING hnsw ((embedding::vector(1536)) vector_cosine_ops)
-    WHERE vector_dims(embedding) = 1536;
+
+CREATE TABLE chunk_embedding_384 PARTITION OF chunk_embedding FOR VALUES IN (384);
+CREATE INDEX chunk_embedding_384_hnsw ON chunk_embedding_384 USING hnsw ((embedding::vector(384)) vector_cosine_ops)
+    WITH (ef_construction = 128);
+CREATE TABLE chunk_embedding_768 PARTITION OF chunk_embedding FOR VALUES IN (768);
+CREATE INDEX chunk_embedding_768_hnsw ON chunk_embedding_768 USING hnsw ((embedding::vector(768)) vector_cosine_ops)
+    WITH (ef_construction = 128);
+CREATE TABLE chunk_embedding_1024 PARTITION OF chunk_embedding FOR VALUES IN (1024);
+CREATE INDEX chunk_embedding_1024_hnsw ON chunk_embedding_1024 USING hnsw ((embedding::vector(1024)) vector_cosine_ops)
+    WITH (ef_construction = 128);
+CREATE TABLE chunk_embedding_1536 PARTITION OF chunk_embedding FOR VALUES IN (1536);
+CREATE INDEX chunk_embedding_1536_hnsw ON chunk_embedding_1536 USING hnsw ((embedding::vector(1536)) vector_cosine_ops)
+    WITH (ef_construction = 128);
+CREATE TABLE chunk_embedding_other PARTITION OF chunk_embedding DEFAULT;
 
 CREATE TABLE file (
     file_id text PRIMARY KEY,
