@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from opentelemetry.trace import SpanKind
 from slipway_chassis.bus import Message
 from slipway_chassis.errors import ErrorKind, SlipwayError
 from slipway_chassis.ids import new_id
 from slipway_chassis.logs import get_logger
-from slipway_chassis.telemetry import span
+from slipway_chassis.telemetry import extract, span
 
 from slipway_memory import metrics
 from slipway_memory.embedding import Embedder, check_vectors
@@ -47,7 +48,9 @@ class Indexer:
         if job is None:
             return
         try:
-            with span("memory.index", attributes={"slipway.version": job.version_id, "slipway.tenant": job.tenant}):
+            attributes = {"slipway.version": job.version_id, "slipway.tenant": job.tenant}
+            # One trace from the put to the switch.
+            with span("memory.index", kind=SpanKind.CONSUMER, parent=extract(message.headers), attributes=attributes):
                 await self._embed(job)
         except SlipwayError as error:
             await self._give_up(job, error)

@@ -73,8 +73,9 @@ class SmallRouter(router_pb2_grpc.RouterServiceServicer):
     refusal: tuple[grpc.StatusCode, str] | None = None
     asked: list[router_pb2.CreateEmbeddingsRequest] = field(default_factory=list)
     callers: list[dict[str, Any]] = field(default_factory=list)
-    # Texts that may still be embedded before the gate counts.
+    # Texts that may still be embedded before the gate counts, and whether a call waits at it.
     free: int = 1_000_000
+    holding: threading.Event = field(default_factory=threading.Event)
 
     def CreateEmbeddings(self, request: router_pb2.CreateEmbeddingsRequest, context: Any) -> Any:
         self.asked.append(request)
@@ -86,6 +87,7 @@ class SmallRouter(router_pb2_grpc.RouterServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
         self.free -= len(request.inputs)
         if self.free < 0:
+            self.holding.set()
             assert self.gate.wait(60)
         vectors = [router_pb2.Embedding(values=self.model.embed(text)) for text in request.inputs]
         return router_pb2.CreateEmbeddingsResponse(embeddings=vectors, model="all-MiniLM-L6-v2", catalogue_model=MODEL)
@@ -93,6 +95,7 @@ class SmallRouter(router_pb2_grpc.RouterServiceServicer):
     def hold_after(self, texts: int) -> None:
         """Answers for `texts` more texts, then holds the next call until `release`."""
         self.gate.clear()
+        self.holding.clear()
         self.free = texts
 
     def release(self) -> None:
@@ -147,22 +150,79 @@ def router(peers: tuple[SmallRouter, str]) -> Iterator[SmallRouter]:
     peers[0].release()
 
 
+class Process:
+    """A Python module as a process, with its log lines. Ready when a line names the event given."""
+
+    def __init__(self, module: str, environment: dict[str, str], *, ready: str) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env={"PATH": os.environ["PATH"], **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._ready = threading.Event()
+        self._mark = f'"{ready}"'
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        try:
+            assert self._ready.wait(60), "\n".join(self.log)
+        except AssertionError:
+            self.kill()
+            raise
+        self.ready: dict[str, Any] = json.loads(next(line for line in self.log if self._mark in line))
+
+    def _read(self) -> None:
+        assert self.popen.stdout
+        with self.popen.stdout as lines:
+            for line in lines:
+                self.log.append(line.rstrip())
+                if self._mark in line:
+                    self._ready.set()
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+        self.popen.kill()
+        self.popen.wait(10)
+        self._reader.join(10)
+
+    def stop(self) -> None:
+        """SIGTERM, and gone."""
+        self.popen.terminate()
+        self.popen.wait(30)
+        self._reader.join(10)
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[..., Process]]:
+    """Starts processes that are stopped at the end of the test."""
+    started: list[Process] = []
+
+    def start(module: str, environment: dict[str, str], *, ready: str) -> Process:
+        started.append(Process(module, environment, ready=ready))
+        return started[-1]
+
+    yield start
+    for process in reversed(started):
+        process.stop()
+
+
 @dataclass
 class MemoryProcess:
     """A running `python -m slipway_memory.main`."""
 
-    process: subprocess.Popen[str]
-    target: str
-    metrics: str
+    process: Process
     objects: Path
-    log: list[str]
-    reader: threading.Thread
     bus_url: str
 
-    def kill(self) -> None:
-        """SIGKILL, and gone."""
-        self.process.kill()
-        self.process.wait(10)
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.process.ready['grpc']}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://127.0.0.1:{self.process.ready['metrics']}/metrics"
 
 
 StartMemory = Callable[..., MemoryProcess]
@@ -198,46 +258,14 @@ def start_memory(
             **settings,
         }
         environment = {f"SLIPWAY_MEMORY_{name.upper()}": str(value) for name, value in values.items()}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "slipway_memory.main"],
-            env={"PATH": os.environ["PATH"], **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        log: list[str] = []
-        ready = threading.Event()
-
-        def read() -> None:
-            assert process.stdout
-            with process.stdout as lines:
-                for line in lines:
-                    log.append(line.rstrip())
-                    if '"service.ready"' in line:
-                        ready.set()
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        assert ready.wait(30), "\n".join(log)
-        ports = json.loads(next(line for line in log if '"service.ready"' in line))
-        memory = MemoryProcess(
-            process,
-            f"127.0.0.1:{ports['grpc']}",
-            f"http://127.0.0.1:{ports['metrics']}/metrics",
-            objects,
-            log,
-            reader,
-            values["bus_url"],
-        )
+        process = Process("slipway_memory.main", environment, ready="service.ready")
+        memory = MemoryProcess(process, objects, str(values["bus_url"]))
         started.append(memory)
         return memory
 
     yield start
     for memory in started:
-        memory.process.terminate()
-    for memory in started:
-        memory.process.wait(30)
-        memory.reader.join(10)
+        memory.process.stop()
 
 
 @pytest.fixture(scope="session")

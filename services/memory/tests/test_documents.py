@@ -50,7 +50,7 @@ async def test_a_new_contents_access_list_holds_when_it_is_the_one_that_is_searc
     bob = alice.as_("bob", ["operator"])
     router.hold_after(0)
     await alice.put(b"The public tariff is twelve euro.")
-    await eventually(lambda: router.asked[2:])
+    await eventually(router.holding.is_set)
     router.free = 10  # for the searches; the held call stays held
     assert await bob.search("tariff") == []
     router.release()

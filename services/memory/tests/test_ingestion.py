@@ -202,7 +202,7 @@ async def test_a_document_that_would_take_too_long_or_too_much_memory_is_given_u
     assert error.reason == "DOCUMENT_TOO_LARGE"
     assert "2000000" in error.message
     assert (await alice.add(MARKDOWN, filename="handbook.md")).state == pb.DOCUMENT_STATE_READY
-    assert memory.process.poll() is None
+    assert memory.process.popen.poll() is None
 
 
 @pytest.mark.parametrize(
