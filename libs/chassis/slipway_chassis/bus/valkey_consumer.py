@@ -88,7 +88,11 @@ class StreamConsumer:
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         reconnect = Reconnect()
+        task = asyncio.current_task()
         while True:
+            if task is not None and task.cancelling():
+                # A cancellation that arrives while the client library begins a command can be lost in it.
+                raise asyncio.CancelledError
             try:
                 await step()
                 reconnect.succeeded()
@@ -98,7 +102,7 @@ class StreamConsumer:
                 await reconnect.wait()
                 await self._member.ensure_group()
             except RedisError as error:
-                if reconnect.attempts == 0:
+                if reconnect.to_report():
                     _log.warning("bus.unreachable", stream=self._stream, group=self._group, error=str(error))
                 await reconnect.wait()
 
