@@ -3,6 +3,9 @@
 Needs RabbitMQ 3.10 or later and permission to declare exchanges and queues in its virtual host. A handler must end
 within the broker's delivery acknowledgement timeout (30 minutes by default).
 
+After a crash of the broker a parked retry can take three minutes more: that is how long a retry queue waits before it
+hands over again (RabbitMQ's ``dead_letter_worker_publisher_confirm_timeout``).
+
 A limit of RabbitMQ itself, seen with 3.10.8: a quorum queue that was declared less than about a second before its only
 node was killed (SIGKILL, power) does not come back, with what it had confirmed. Outboxes and sweepers publish again.
 """

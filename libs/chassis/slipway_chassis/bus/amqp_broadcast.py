@@ -101,7 +101,7 @@ class AmqpBroadcast:
                 reconnect.succeeded()
                 await lost.wait()
             except AMQP_ERRORS as error:
-                if reconnect.attempts == 0:
+                if reconnect.to_report():
                     _log.warning("bus.broadcast_unreachable", error=str(error))
             self._queue = None
             self._bound.clear()

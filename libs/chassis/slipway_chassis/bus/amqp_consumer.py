@@ -45,7 +45,7 @@ class QueueConsumer:
                     reconnect.succeeded()
                     await lost.wait()
                 except AMQP_ERRORS as error:
-                    if reconnect.attempts == 0:
+                    if reconnect.to_report():
                         _log.warning("bus.unreachable", queue=self._names.queue, error=str(error))
                 await self._close_channel()
                 await reconnect.wait()

@@ -20,6 +20,12 @@ class Reconnect:
     first: float = 0.1
     most: float = 5.0
     attempts: int = 0
+    reported: bool = False
+
+    def to_report(self) -> bool:
+        """Whether this failure is the first since the last success: one log line per outage."""
+        first, self.reported = not self.reported, True
+        return first
 
     async def wait(self) -> None:
         """Waits for the turn of the next attempt."""
@@ -31,3 +37,4 @@ class Reconnect:
     def succeeded(self) -> None:
         """The broker was reached: the next wait is a short one again."""
         self.attempts = 0
+        self.reported = False

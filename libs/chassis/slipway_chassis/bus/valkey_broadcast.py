@@ -82,7 +82,7 @@ class ValkeyBroadcast:
                 received = cast(dict[str, Any] | None, await pubsub.get_message(timeout=_READ_SECONDS))
                 reconnect.succeeded()
             except RedisError as error:
-                if reconnect.attempts == 0:
+                if reconnect.to_report():
                     _log.warning("bus.broadcast_unreachable", error=str(error))
                 await reconnect.wait()
                 continue

@@ -64,6 +64,10 @@ def debian_rabbitmq() -> Generator[RabbitServer]:
     erlang = {"ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1", "HOME": str(folder)}
     config = folder / "rabbitmq.conf"
     config.write_text("disk_free_limit.absolute = 50MB\nlog.console = true\nlog.console.level = warning\n")
+    advanced = folder / "advanced.config"
+    # How long a retry queue waits before it hands over again what the group's queue did not confirm: after a crash that
+    # queue may come back later than the retry queue. Three minutes by default.
+    advanced.write_text("[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 3000}]}].\n")
     (folder / "enabled_plugins").write_text("[].\n")
     mapper = ServerProcess("epmd", [epmd], folder / "epmd.log", env=erlang)
     node = ServerProcess(
@@ -80,6 +84,7 @@ def debian_rabbitmq() -> Generator[RabbitServer]:
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(advanced),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
