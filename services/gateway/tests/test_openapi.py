@@ -1,5 +1,7 @@
 """The OpenAPI document: complete, and kept to by the routes (fuzzed with schemathesis)."""
 
+import html
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,6 +107,21 @@ def test_every_route_says_what_it_is_and_what_it_answers(document: dict[str, Any
         assert operation["security"] == [{"bearer": []}], name
         for status in ("401", "403", "404", "422", "429", "503"):
             assert answers[status]["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem"), name
+
+
+def test_the_reference_shows_every_route_and_needs_no_other_server(document: dict[str, Any], gateway: Any) -> None:
+    page = httpx.get(f"{gateway.url}/docs")
+    assert page.status_code == 200
+    for _, path, operation in operations(document):
+        assert path in page.text
+        assert html.escape(operation["summary"]) in page.text
+    assert "<script" not in page.text
+    assert "src=" not in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    links = re.findall(r'href="#([^"]+)"', page.text)
+    assert links
+    assert all(f'id="{link}"' in page.text for link in links)
+    assert "/docs" in httpx.get(f"{gateway.url}/").text
 
 
 def test_creating_posts_take_an_idempotency_key(document: dict[str, Any]) -> None:

@@ -45,6 +45,9 @@ def create_app(gateway: Gateway) -> ASGIApp:
         version="0.1.0",
         summary="Takes AI agents from prototype to production.",
         redirect_slashes=False,
+        # FastAPI's own pages load their scripts from a third party's servers.
+        docs_url=None,
+        redoc_url=None,
         strict_content_type=False,
     )
     app.state.gateway = gateway

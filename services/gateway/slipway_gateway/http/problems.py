@@ -162,6 +162,9 @@ def problem_response(error: SlipwayError, path: str, headers: Mapping[str, str] 
         sent["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if problem.status in _SDK_RETRIES:
         sent["x-should-retry"] = "true" if _is_retryable(problem.status, error) else "false"
+    if problem.status in (408, 413):
+        # The rest of the body is not read: nothing sensible can follow on this connection.
+        sent["connection"] = "close"
     content = problem.model_dump(exclude_none=True)
     if problem.error is not None:
         # OpenAI's object has all its members, null or not.

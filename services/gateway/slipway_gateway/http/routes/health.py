@@ -1,4 +1,4 @@
-"""Health, and a page of links."""
+"""Health, the API reference, and a page of links."""
 
 import asyncio
 from typing import Annotated
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
+from slipway_gateway.http import reference
 from slipway_gateway.http.gateway import Gateway
 from slipway_gateway.http.route import gateway_of
 
@@ -64,6 +65,14 @@ async def _check(gateway: Gateway, name: str) -> str:
         # Only the type: what an error says may name addresses.
         return type(error).__name__
     return ""
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """The API reference."""
+    return HTMLResponse(
+        reference.render(request.app.openapi()), headers={"content-security-policy": reference.SECURITY_POLICY}
+    )
 
 
 @router.get("/", include_in_schema=False)
