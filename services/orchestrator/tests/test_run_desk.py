@@ -159,7 +159,7 @@ async def test_runs_go_on_without_the_bus(stack: Stack, free_port: Any) -> None:
     assert (await stack.finish(run_id)).state == 8
 
 
-async def test_the_journal_is_audited_as_a_chain_without_gap(stack: Stack, valkey_url: str) -> None:
+async def test_the_journal_is_audited_as_a_chain_without_gap(stack: Stack, valkey_url: str, eventually: Any) -> None:
     messages: list[Message] = []
     bus = await open_bus(valkey_url)
 
@@ -180,9 +180,7 @@ async def test_the_journal_is_audited_as_a_chain_without_gap(stack: Stack, valke
             mine = [{**event, "commitment": c} for event, c in read if event.get("run_id") == run_id]
             return sorted((e for e in mine if e["type"] == "run.event"), key=lambda e: e["seq"])
 
-        async with asyncio.timeout(20):
-            while len(events()) < run.last_seq:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: len(events()) == run.last_seq, timeout=20)
     finally:
         consuming.cancel()
         await asyncio.wait({consuming})
