@@ -112,19 +112,13 @@ class PythonTool:
         Raises:
             SandboxUnavailable, QueueFull, InvalidToolArguments: nothing was run; so do the errors of `fetch`.
         """
-        contents: dict[str, bytes] = {}
-        room = self._limits.workspace
-        try:
-            for name, text in call.inline.items():
-                contents[name] = text.encode()
+        contents = {name: text.encode() for name, text in call.inline.items()}
+        async with self._pool.reserve() as run:
+            room = self._limits.workspace - sum(map(len, contents.values()))
+            for name, file_id in call.fetched.items():
+                contents[name] = await fetch(file_id, max(room, 0))
                 room -= len(contents[name])
-            code, stdin = call.code.encode(), call.stdin.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidToolArguments("code, stdin and files must be Unicode text", field="/") from error
-        for name, file_id in call.fetched.items():
-            contents[name] = await fetch(file_id, max(room, 0))
-            room -= len(contents[name])
-        outcome = await self._pool.run(Program(code, stdin, contents, call.seconds))
+            outcome = await run(Program(call.code.encode(), call.stdin.encode(), contents, call.seconds))
         evidence = {
             name: {
                 "size": len(content),

@@ -1,12 +1,14 @@
 """The life of the process: killed, stopped, started on a machine that forbids sandboxes."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,29 @@ def forbids(kind: str = "user") -> str:
     return f"exec {sys.executable} {Path(__file__).with_name('forbid_namespaces.py')} {kind}"
 
 
-def sandboxes(pid: int) -> list[psutil.Process]:
-    """Processes of running sandboxes; their parents may be gone."""
-    return [process for process in psutil.process_iter(["name", "cmdline"]) if _is_sandbox(process, pid)]
+@pytest.fixture
+def state() -> Any:
+    """A folder for a service's sandboxes, which tells them from those of others; none may be left in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="slipway-state-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    assert sandboxes(folder) == []
+    shutil.rmtree(folder)
 
 
-def _is_sandbox(process: psutil.Process, pid: int) -> bool:
-    try:
-        if process.name() in ("nsjail", "sh") and "slipway-sandbox" in " ".join(process.cmdline()):
-            return True
-        return process.name() in ("nsjail", "python3") and any(
-            "/usr/lib/slipway/runner.py" in part for part in process.cmdline()
-        )
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
+def sandboxes(state: Path) -> list[str]:
+    """Names of the processes of sandboxes whose root lies in `state`, waiting launchers among them."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            mounts = Path(f"/proc/{process.pid}/mountinfo").read_text()
+            if f"{state}/sandbox-python" in f"{process.cmdline()}{mounts}":
+                found.append(process.name())
+    return found
+
+
+def program_runs(state: Path) -> bool:
+    return "python3" in sandboxes(state)
 
 
 def groups(pid: int) -> list[Path]:
@@ -45,54 +56,52 @@ def groups(pid: int) -> list[Path]:
 
 
 async def test_a_killed_service_takes_its_programs_with_it_and_the_next_one_clears_up(
-    start_tools: Any, client: Any, eventually: Any
+    start_tools: Any, client: Any, eventually: Any, state: Path
 ) -> None:
-    before = {process.pid for process in sandboxes(0)}
-    tools = start_tools()
+    tools = start_tools(STATE_DIR=str(state))
     call = asyncio.create_task(client(tools.target).python("import time; time.sleep(100)", timeout_seconds=100))
-    await eventually(lambda: any(p.name() == "python3" for p in sandboxes(0) if p.pid not in before))
+    await eventually(lambda: program_runs(state))
     pid = tools.process.pid
     tools.stop(signal.SIGKILL)
     await asyncio.gather(call, return_exceptions=True)
-    await eventually(lambda: {process.pid for process in sandboxes(0)} <= before)
-    again = start_tools(DATABASE_URL=tools.environment["SLIPWAY_TOOLS_DATABASE_URL"])
+    await eventually(lambda: not sandboxes(state))
+    again = start_tools(STATE_DIR=str(state), DATABASE_URL=tools.environment["SLIPWAY_TOOLS_DATABASE_URL"])
     assert groups(pid) == []
     own = again.process.pid
     assert again.stop() == 0
     assert groups(own) == []
-    assert {process.pid for process in sandboxes(0)} <= before
 
 
 async def test_a_stopping_service_lets_calls_end_and_exits_clean(
-    start_tools: Any, client: Any, eventually: Any
+    start_tools: Any, client: Any, eventually: Any, state: Path
 ) -> None:
-    tools = start_tools(SHUTDOWN_GRACE="20")
-    before = {process.pid for process in sandboxes(0)}
+    tools = start_tools(STATE_DIR=str(state), SHUTDOWN_GRACE="20")
     call = asyncio.create_task(client(tools.target).python("import time; time.sleep(2); print('done')"))
-    await eventually(lambda: any(p.name() == "python3" for p in sandboxes(0) if p.pid not in before))
+    await eventually(lambda: program_runs(state))
     status = asyncio.create_task(asyncio.to_thread(tools.stop))
     assert (await call).stdout == "done\n"
     assert await status == 0
 
 
-async def test_a_caller_that_gives_up_ends_its_program(start_tools: Any, client: Any, eventually: Any) -> None:
-    tools = start_tools()
-    before = {process.pid for process in sandboxes(0)}
+async def test_a_caller_that_gives_up_ends_its_program(
+    start_tools: Any, client: Any, eventually: Any, state: Path
+) -> None:
+    tools = start_tools(STATE_DIR=str(state))
     request = tools_pb2.InvokeToolRequest(
         tool="python", arguments_json='{"code": "import time; time.sleep(100)", "timeout_seconds": 100}'
     )
     with pytest.raises(SlipwayError) as late:
         await client(tools.target).call("InvokeTool", request, timeout=2)
     assert late.value.kind is ErrorKind.DEADLINE_EXCEEDED
-    await eventually(lambda: not any(p.name() == "python3" for p in sandboxes(0) if p.pid not in before))
+    await eventually(lambda: not program_runs(state))
     assert (await client(tools.target).python("print(1)")).stdout == "1\n"
     tools.stop()
 
 
 async def test_an_effect_cut_off_by_a_crash_is_repeated_when_harmless_and_uncertain_otherwise(
-    start_tools: Any, client: Any, eventually: Any, target: Any, unique: Any, effect: Any
+    start_tools: Any, client: Any, eventually: Any, target: Any, unique: Any, effect: Any, state: Path
 ) -> None:
-    tools = start_tools()
+    tools = start_tools(STATE_DIR=str(state))
     alice = client(tools.target)
     path = f"/{unique('crash')}"
     await alice.put("crash.post", target.url + path, idempotent=False)
@@ -105,11 +114,11 @@ async def test_an_effect_cut_off_by_a_crash_is_repeated_when_harmless_and_uncert
         asyncio.create_task(alice.invoke("python", {"code": program.format("3")}, effect=compute)),
     ]
     await eventually(lambda: target.to(path))
-    await eventually(lambda: any(p.name() == "python3" for p in sandboxes(0)))
+    await eventually(lambda: program_runs(state))
     tools.stop(signal.SIGKILL)
     await asyncio.gather(*calls, return_exceptions=True)
     release.set()
-    again = start_tools(DATABASE_URL=tools.environment["SLIPWAY_TOOLS_DATABASE_URL"])
+    again = start_tools(STATE_DIR=str(state), DATABASE_URL=tools.environment["SLIPWAY_TOOLS_DATABASE_URL"])
     alice = client(again.target)
     pay.epoch = compute.epoch = 2
     answer = await alice.invoke("python", {"code": program.format("3")}, effect=compute)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import psutil
 import pytest
 from slipway_chassis.errors import ErrorKind, SlipwayError
 from slipway_chassis.ids import new_id
@@ -140,3 +141,23 @@ async def test_a_program_that_asks_for_a_longer_time_than_allowed_is_refused(ali
     with pytest.raises(SlipwayError) as refused:
         await alice.python("1", timeout_seconds=301)
     assert refused.value.violations[0].field == "/timeout_seconds"
+
+
+async def test_a_launcher_that_died_while_it_waited_is_replaced(alice: Any, tools: Any) -> None:
+    await alice.python("1")
+    for child in psutil.Process(tools.process.pid).children():
+        if child.name() == "sh":
+            child.kill()
+    for _ in range(3):
+        answer = await alice.python("print('still')")
+        assert answer.stdout == "still\n"
+
+
+async def test_files_that_the_program_opens_stay_open_to_its_end(alice: Any) -> None:
+    answer = await alice.python(
+        "import atexit, gc\n"
+        "held = [open('/dev/null', 'w') for _ in range(20)]\n"
+        "gc.collect()\n"
+        "atexit.register(lambda: [file.write('x') or file.flush() for file in held])"
+    )
+    assert (answer.exit_status, answer.stderr) == (0, "")

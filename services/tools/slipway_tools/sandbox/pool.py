@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -73,22 +74,33 @@ class SandboxPool:
         return self._tree is None or "memory" not in self._tree.controllers
 
     async def run(self, program: Program) -> Outcome:
-        """Run a program in a sandbox of its own.
+        """Run a program in a sandbox of its own; raises like `reserve` and what that gives."""
+        async with self.reserve() as run:
+            return await run(program)
+
+    @contextlib.asynccontextmanager
+    async def reserve(self) -> AsyncGenerator[Callable[[Program], Awaitable[Outcome]]]:
+        """Wait for a sandbox and give what runs one program in it: files are fetched when there is one, not before.
 
         Raises:
             QueueFull: too many calls wait already.
-            SandboxUnavailable: no sandbox came up; nothing was run.
+            SandboxUnavailable: (running) no sandbox came up; nothing was run.
         """
         async with self._slot() as slot:
-            launch = slot.ahead if slot.ahead and slot.ahead.alive else None
-            slot.ahead = None
-            if launch is None:
-                launch = Launch.start(self._jail, slot.group)
-            try:
-                return await launch.run(program)
-            except SandboxUnavailable:
-                # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
-                return await Launch.start(self._jail, slot.group).run(program)
+            yield functools.partial(self._run, slot)
+
+    async def _run(self, slot: _Slot, program: Program) -> Outcome:
+        launch, slot.ahead = slot.ahead, None
+        if launch is not None and not launch.alive:
+            await launch.discard()
+            launch = None
+        if launch is None:
+            launch = Launch.start(self._jail, slot.group)
+        try:
+            return await launch.run(program)
+        except SandboxUnavailable:
+            # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
+            return await Launch.start(self._jail, slot.group).run(program)
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncGenerator[_Slot]:
@@ -119,7 +131,7 @@ class SandboxPool:
             if self._active == 0:
                 clean_mount_points()
             with contextlib.suppress(SandboxUnavailable):  # the next call says so
-                slot.ahead = Launch.start(self._jail, slot.group)
+                slot.ahead = slot.ahead or Launch.start(self._jail, slot.group)
         finally:
             self._slots.put_nowait(slot)
 

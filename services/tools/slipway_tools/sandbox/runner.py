@@ -45,8 +45,9 @@ def serve() -> bytes | None:
         return None
     if child == 0:
         os.dup2(stdin, 0)
-        for descriptor in (stdin, report, control.fileno()):
-            os.close(descriptor)
+        control.close()
+        os.close(stdin)
+        os.close(report)
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
         return code
     _thread.start_new_thread(_leave_with_the_service, (control,))
