@@ -140,7 +140,7 @@ class Checkpointer:
     async def _check_held(self, tenant: str, signing: Signing, note: str | None) -> None:
         """The log holds what the newest head in the file says, even when the database knows nothing of that head."""
         last, log = signing.last, signing.log
-        if note is None or (last is not None and note == last.note):
+        if note is None:
             return
         try:
             held = open_checkpoint(note, self._key.verifier).head
@@ -150,6 +150,8 @@ class Checkpointer:
             if log.previous:
                 return  # The head of the generation before; the new log names it.
             raise LogInconsistent(f"the newest head held for {tenant} is one of {held.origin}")
+        if last is not None and note == last.note:
+            return
         if held.size > log.size:
             raise LogRolledBack(
                 f"the log of {tenant} has {log.size} leaves, but a head of {held.size} was signed: after a restore from"

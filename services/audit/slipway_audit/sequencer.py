@@ -45,12 +45,16 @@ class Sequencer:
         self._tell = appended
         self._queues: dict[str, deque[_Item]] = {}
         self._wake = asyncio.Event()
+        self._stopped = False
 
     async def append(self, leaf: Leaf) -> None:
         """Returns when the leaf is in the log. Raises EventConflict when its id stands there for another event.
 
-        While the database is away it waits: an event must not end among the dead letters for that.
+        While the database is away it waits: an event must not end among the dead letters for that. Raises Unavailable
+        when the sequencer has stopped, so that the message goes back to the bus at once.
         """
+        if self._stopped:
+            raise _stopping()
         future = asyncio.get_running_loop().create_future()
         self._queues.setdefault(leaf.tenant, deque()).append((leaf, future))
         _waiting.inc()
@@ -58,14 +62,21 @@ class Sequencer:
         await future
 
     async def run(self) -> None:
-        """Append until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queues:
-                # Tenants take turns, so that none waits for the whole backlog of another.
-                for tenant in list(self._queues):
-                    await self._append_batch(tenant, self._take(tenant))
+        """Append until cancelled; what is waiting then is told that it was not appended."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queues:
+                    # Tenants take turns, so that none waits for the whole backlog of another.
+                    for tenant in list(self._queues):
+                        await self._append_batch(tenant, self._take(tenant))
+        except asyncio.CancelledError:
+            self._stopped = True
+            for tenant in list(self._queues):
+                while tenant in self._queues:
+                    _settle_all(self._take(tenant), _stopping())
+            raise
 
     def _take(self, tenant: str) -> list[_Item]:
         queue = self._queues[tenant]
@@ -81,6 +92,9 @@ class Sequencer:
             return
         try:
             conflicts = await self._patiently(tenant, [leaf for leaf, _ in batch])
+        except asyncio.CancelledError:
+            _settle_all(batch, _stopping())
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the log
             if len(batch) == 1:
                 _log.error("audit.append_failed", tenant=tenant, event_id=batch[0][0].event_id, exc_info=error)
@@ -117,6 +131,15 @@ class Sequencer:
             if leaf.time is not None:
                 _lag.observe(max(0.0, done.time.timestamp() - leaf.time.timestamp()))
         return done.conflicts
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the sequencer is stopping")
+
+
+def _settle_all(batch: Sequence[_Item], error: Exception) -> None:
+    for _, future in batch:
+        _settle(future, error)
 
 
 def _settle(future: "asyncio.Future[None]", error: Exception | None) -> None:

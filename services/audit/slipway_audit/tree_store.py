@@ -8,6 +8,8 @@ from typing import Any
 
 from slipway_evidence.merkle import HASH_SIZE, Node, complete_root, decompose, fold, leaf_hash
 
+from slipway_audit.errors import LogInconsistent
+
 HEIGHT = 8
 WIDTH = 1 << HEIGHT
 _Tile = tuple[int, int]  # level of tiles, place in the level
@@ -42,7 +44,10 @@ async def complete_tiles(conn: Any, tenant: str, start: int, leaves: Sequence[by
 
 
 async def read_nodes(conn: Any, tenant: str, size: int, nodes: Iterable[Node]) -> dict[Node, bytes]:
-    """Hashes of complete subtrees of a tree of `size` leaves. Leaves that are appended meanwhile do no harm."""
+    """Hashes of complete subtrees of a tree of `size` leaves. Leaves that are appended meanwhile do no harm.
+
+    Raises LogInconsistent when the database lacks some of them.
+    """
     wanted = set(nodes)
     tiles = {_tile(node) for node in wanted}
     found: dict[_Tile, Sequence[bytes]] = await _full(conn, tenant, {tile for tile in tiles if _is_full(tile, size)})
@@ -80,6 +85,8 @@ async def _full(conn: Any, tenant: str, tiles: set[_Tile]) -> dict[_Tile, Sequen
         return {}
     levels, places = zip(*tiles, strict=True)
     rows = await conn.fetch(_FULL, tenant, levels, places)
+    if len(rows) != len(tiles):
+        raise LogInconsistent(f"the log of {tenant} lacks {len(tiles) - len(rows)} of {len(tiles)} full tiles")
     return {
         (row["level"], row["place"]): [row["hashes"][i : i + HASH_SIZE] for i in range(0, WIDTH * HASH_SIZE, HASH_SIZE)]
         for row in rows
@@ -87,10 +94,14 @@ async def _full(conn: Any, tenant: str, tiles: set[_Tile]) -> dict[_Tile, Sequen
 
 
 async def _begun(conn: Any, tenant: str, level: int, place: int, count: int) -> list[bytes]:
-    """The first `count` hashes of a tile that need not be full."""
+    """The first `count` hashes of a tile that need not be full. Raises LogInconsistent when some are missing."""
     first = place << HEIGHT
     if level == 0:
         rows = await conn.fetch(_LEAVES, tenant, first, first + count)
-        return [leaf_hash(row["commitment"]) for row in rows]
-    rows = await conn.fetch(_ROOTS, tenant, level - 1, first, first + count)
-    return [row["root"] for row in rows]
+        hashes = [leaf_hash(row["commitment"]) for row in rows]
+    else:
+        rows = await conn.fetch(_ROOTS, tenant, level - 1, first, first + count)
+        hashes = [row["root"] for row in rows]
+    if len(hashes) != count:
+        raise LogInconsistent(f"the log of {tenant} lacks {count - len(hashes)} of {count} hashes of level {level}")
+    return hashes
