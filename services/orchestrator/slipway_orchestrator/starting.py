@@ -117,6 +117,11 @@ class RunDesk:
             if len(page) <= limit:
                 return found, ""
 
+    async def follow(self, run: RunIdentity, after_seq: int, limit: int) -> list[JournalRow]:
+        """Journal rows after a sequence number, for whoever was let read the run."""
+        async with self._transaction() as conn:
+            return await self._journal.read(conn, run, after_seq, limit)
+
     async def events(self, caller: Caller, run_id: str, after_seq: int, limit: int) -> tuple[list[JournalRow], bool]:
         """Journal rows after a sequence number, and whether there are more already."""
         run = await self.get(caller, run_id)

@@ -63,9 +63,7 @@ class Watcher:
                 # Pieces come before the result that holds them whole.
                 for piece in pieces if deltas else ():
                     yield piece
-                more = True
-                while more:
-                    rows, more = await self._desk.events(caller, run_id, after_seq, _PAGE)
+                while rows := await self._desk.follow(run.identity, after_seq, _PAGE):
                     for row in rows:
                         after_seq = row.seq
                         yield row

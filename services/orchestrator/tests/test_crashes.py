@@ -131,3 +131,12 @@ async def test_a_stopped_worker_gives_its_runs_back_at_once(stack: Stack, world:
     world.hold.set()
     await stack.worker()
     assert (await stack.finish(run_id)).state == 8
+
+
+async def test_a_run_that_no_worker_can_advance_is_given_up_with_a_reason(stack: Stack) -> None:
+    await stack.promote(workflow("    - {id: a, set: 1}"))
+    run_id = await stack.begin()
+    await stack.sql("UPDATE run SET lease_epoch = 20 WHERE run_id = $1", run_id)
+    await stack.worker()
+    run = await stack.finish(run_id)
+    assert (run.state, run.error.code) == (9, "RUN_STUCK")

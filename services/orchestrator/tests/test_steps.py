@@ -104,6 +104,43 @@ async def test_an_effect_in_doubt_is_not_repeated(busy: Stack, world: World) -> 
     assert world.calls[f"{run.run_id}/a/1"] == 1
 
 
+async def test_a_gated_effect_in_doubt_goes_to_its_approvers(busy: Stack, world: World) -> None:
+    async def doubtful(name: str, arguments: Any, attempt: int) -> Any:
+        if attempt == 1:
+            raise EffectUncertain("nobody knows")
+        return {"posted": attempt}
+
+    world.tool = doubtful
+    gate = "approval: {approvers: [role:refund-approver]}"
+    await busy.promote(workflow(f"    - {{id: a, {PYTHON}, {gate}}}", "{a: '${steps.a.output.posted}'}"))
+    run_id = await busy.begin()
+    first = await busy.pending(run_id)
+    parked = (await busy.journal(run_id))[-1].seq
+    await busy.decide(first, "approve")
+    await busy.watch(run_id, after=parked, until="run.waiting")
+    (approval_id,) = (await busy.get(run_id)).pending_approval_ids
+    request = runs_pb2.GetApprovalRequest(approval_id=approval_id)
+    second = (await busy.call(busy.runs.GetApproval, request, "bob")).approval
+    assert world.calls[f"{run_id}/a/1"] == 1
+    await busy.decide(second, "approve")
+    assert json.loads((await busy.finish(run_id)).output_json) == {"a": 2}
+
+
+async def test_a_useless_answer_is_asked_for_anew_when_the_step_says_so(busy: Stack, world: World) -> None:
+    world.answer = ""
+    retry = "retry: {attempts: 2, backoff: 100ms, on: [MODEL_EMPTY_ANSWER]}"
+    await busy.promote(
+        workflow(f"    - {{id: a, model: {{task: t, prompt: x}}, {retry}}}", "{a: '${steps.a.output.text}'}")
+    )
+    run_id = await busy.begin()
+    await busy.watch(run_id, until="step.retrying")
+    world.answer = "Now there is one."
+    run = await busy.finish(run_id)
+    assert json.loads(run.output_json) == {"a": "Now there is one."}
+    assert world.effects == {f"{run_id}/a/1": 1, f"{run_id}/a/2": 1}
+    assert run.usage.output_tokens == 10
+
+
 async def test_a_revoked_grant_ends_the_run_whatever_the_step_lets_pass(busy: Stack, world: World) -> None:
     await busy.promote(workflow("    - {id: a, on_error: continue, retrieve: {collection: handbook, query: x}}"))
     world.revoked = True

@@ -125,6 +125,9 @@ def _continue(state: RunState, definition: Definition, step: Step, known: StepSt
                 step.step_id, step.type, known.attempt + 1, known.input, known.occurrence, approval_id
             )
             return Append((started,))
+        case Phase.UNCERTAIN if known.approval is not None and isinstance(step.call, ToolCall):
+            reason = "nobody knows whether it happened: approve to do it again, respond with what came of it, or reject"
+            return Ask(step, known.approval.arguments, known.approval.proposer, reason)
         case _:
             code, message = known.error or ("INTERNAL", "the step is in no state to go on from")
             return Append((RunFailed(code, message, step.step_id),))
@@ -152,8 +155,16 @@ def _decided(step: Step, known: StepState, approval: ApprovalRequested, decision
             return Append((StepCompleted(step.step_id, step.type, decision.arguments),))
         case "approve" if isinstance(step.call, ToolCall):
             value: JsonValue = {"tool": step.call.name, "arguments": approval.arguments}
-            attempt = known.attempt + 1
-            started = StepStarted(step.step_id, step.type, attempt, value, approval_id=decision.approval_id)
+            # An executor takes one key for one thing: other arguments after an attempt are another effect.
+            edited = known.attempt > 0 and known.input != value
+            started = StepStarted(
+                step.step_id,
+                step.type,
+                known.attempt + 1,
+                value,
+                known.occurrence + 1 if edited else known.occurrence,
+                decision.approval_id,
+            )
             return Append((started,))
         case "approve" | "respond":
             output: JsonValue = {

@@ -166,6 +166,8 @@ class StepRetrying:
     message: str
     retry_at: datetime
     tool_error: bool = False
+    performed: bool = False
+    """The effect happened, but its answer is of no use: the next attempt is a new occurrence of it."""
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     records: tuple[Record, ...] = ()

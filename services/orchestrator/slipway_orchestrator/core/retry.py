@@ -23,6 +23,8 @@ class Failure:
     uncertain: bool = False
     """The effect may have happened."""
     tool_error: bool = False
+    performed: bool = False
+    """The effect was performed, but its answer is of no use: another attempt is another effect."""
 
 
 def tries_again(failure: Failure, retry: Retry, attempt: int) -> bool:

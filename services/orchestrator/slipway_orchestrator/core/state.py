@@ -146,9 +146,10 @@ def _step(before: StepState | None, event: Event) -> StepState | None:
             return replace(before or StepState(Phase.COMPLETED), phase=Phase.COMPLETED, output=output)
         case StepSkipped():
             return StepState(Phase.SKIPPED)
-        case StepRetrying(retry_at=retry_at, code=code, message=message):
+        case StepRetrying(retry_at=retry_at, code=code, message=message, performed=performed):
             known = before or StepState(Phase.RETRYING)
-            return replace(known, phase=Phase.RETRYING, retry_at=retry_at, error=(code, message))
+            occurrence = known.occurrence + 1 if performed else known.occurrence
+            return replace(known, phase=Phase.RETRYING, retry_at=retry_at, error=(code, message), occurrence=occurrence)
         case StepUncertain(code=code, message=message):
             return replace(before or StepState(Phase.UNCERTAIN), phase=Phase.UNCERTAIN, error=(code, message))
         case StepFailed(handled=handled, code=code, message=message):

@@ -43,7 +43,7 @@ _FENCED = "run_id = $1 AND lease_epoch = $2 AND lease_owner = $3 AND state = 'RU
 # The statements below are put together from constants.
 _COMMIT = f"""
 UPDATE run SET last_seq = $4, last_commitment = $5, steps = $6, input_tokens = $7, output_tokens = $8, cost_usd = $9,
-    update_time = now(),
+    update_time = now(), progress_epoch = lease_epoch,
     wake_at = CASE WHEN wake_at < now() + make_interval(secs => $10 / 2) THEN now() + make_interval(secs => $10)
               ELSE wake_at END
 WHERE {_FENCED} RETURNING run_id
@@ -87,7 +87,8 @@ class Lease:
     recovered: bool
     """The worker before lost it."""
     due: datetime
-    input: bytes
+    idle_leases: int
+    """Leases before this one under which nothing was written."""
     database_time: datetime
     claimed_at: float = field(default_factory=monotonic)
 
@@ -150,7 +151,7 @@ class Leases:
             head=Head(row["last_seq"], row["last_commitment"]),
             recovered=row["previous_owner"] is not None,
             due=row["due"],
-            input=row["input"],
+            idle_leases=row["lease_epoch"] - row["progress_epoch"] - 1,
             database_time=row["database_time"],
         )
 

@@ -38,6 +38,8 @@ from slipway_orchestrator.worker.sources import Sources
 _log = get_logger(__name__)
 _INTENTS = frozenset({"step.started", "approval.requested"})
 _RESULTS = frozenset({"step.completed", "step.failed", "step.retrying", "step.uncertain"})
+_STUCK = 20
+"""Leases without a commit after which a run is given up: whatever stops it stops every worker."""
 _PEER_AWAY = 3.0
 """Seconds for which a run waits when a service is away that the next step needs for its preparation."""
 
@@ -77,6 +79,10 @@ class Advance:
             if recovered:
                 self._add(RunRecovered(self._lease.owner, self._lease.epoch))
             try:
+                if self._lease.idle_leases >= _STUCK:
+                    self._add(RunFailed("RUN_STUCK", f"{self._lease.idle_leases} workers could not advance the run"))
+                    await self._commit()
+                    return None
                 return await self._advance()
             except SettledMeanwhile:
                 recovered = False  # somebody decided as the approval ran out: begin anew, with the decision

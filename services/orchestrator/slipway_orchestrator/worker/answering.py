@@ -61,7 +61,8 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
     unusable = _unusable(text)
     citations = _citations(text, passages) if unusable is None else []
     if unusable is not None:
-        raise AttemptFailed(Failure(unusable[0], "", unusable[1], True), records=records, usage=usage, cost_usd=cost)
+        failure = Failure(unusable[0], "", unusable[1], True, performed=True)
+        raise AttemptFailed(failure, records=records, usage=usage, cost_usd=cost)
     return StepCompleted(
         step.step_id,
         step.type,

@@ -176,6 +176,7 @@ class Performer:
                 message=message,
                 retry_at=lease.now() + timedelta(seconds=wait),
                 tool_error=failure.tool_error,
+                performed=failure.performed,
                 usage=error.usage,
                 cost_usd=error.cost_usd,
                 records=error.records,
