@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,19 @@ START_SECONDS = 90
 
 
 class Stack:
-    """A running `slipway up`."""
+    """A running `slipway up`; of `SLIPWAY_*` in the environment only `settings` reach it."""
 
-    def __init__(self, data_dir: Path, arguments: Sequence[str] = (), user: int | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        arguments: Sequence[str] = (),
+        user: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
         (self.port,) = free_ports(1)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
+        environment.update(settings or {})
         command = [str(SLIPWAY), "up", "--data-dir", str(data_dir), "--port", str(self.port), *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, user=user, group=user
