@@ -81,6 +81,9 @@ async def test_a_stopping_service_lets_calls_end_and_exits_clean(
     status = asyncio.create_task(asyncio.to_thread(tools.stop))
     assert (await call).stdout == "done\n"
     assert await status == 0
+    assert groups(tools.process.pid) == []
+    for folder in ("/tmp", "/run/user"):
+        assert [name for name in os.listdir(folder) if name.startswith(f"nsjail.{os.getuid()}.")] == []
 
 
 async def test_a_caller_that_gives_up_ends_its_program(

@@ -84,7 +84,10 @@ class Jail:
 
 
 def clean_mount_points() -> None:
-    """Remove the empty folders that nsjail mounts on and leaves behind."""
+    """Remove the empty folders that nsjail mounts on and leaves behind.
+
+    All sandboxes of a user mount on the same ones: to remove them under a sandbox that is just starting makes it fail.
+    """
     uid = os.getuid()
     for name in ("root", "tmp"):
         for folder in (f"/run/user/{uid}/nsjail/{name}", f"/run/user/nsjail.{uid}.{name}", f"/tmp/nsjail.{uid}.{name}"):  # noqa: S108

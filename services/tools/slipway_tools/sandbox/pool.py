@@ -39,7 +39,6 @@ class SandboxPool:
         self._all = list(range(len(groups)))
         self._queue = queue
         self._waiting = 0
-        self._active = 0
         self._tidying: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -111,12 +110,10 @@ class SandboxPool:
             slot = await self._slots.get()
         finally:
             self._waiting -= 1
-        self._active += 1
         SANDBOXES_BUSY.inc()
         try:
             yield slot
         finally:
-            self._active -= 1
             SANDBOXES_BUSY.dec()
             # The answer does not wait for it; the slot comes back when it is done, and `close` waits for all slots.
             task = asyncio.create_task(self._tidy(slot))
@@ -128,8 +125,6 @@ class SandboxPool:
         try:
             if slot.group is not None:
                 await _emptied(slot.group)
-            if self._active == 0:
-                clean_mount_points()
             with contextlib.suppress(SandboxUnavailable):  # the next call says so
                 slot.ahead = slot.ahead or Launch.start(self._jail, slot.group)
         finally:
