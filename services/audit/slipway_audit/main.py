@@ -4,6 +4,7 @@ import sys
 
 import grpc
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
+from slipway_chassis import telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
@@ -30,6 +31,7 @@ from slipway_audit.store import LogStore
 
 async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> None:
     """Serve until SIGTERM."""
+    telemetry.setup("audit", settings.otlp_endpoint, settings.log_level)
     database = await open_pool(settings.database_url.get_secret_value())
     await migrate(database, "slipway_audit", chassis=("outbox", "subject_keys"))
     bus = await open_bus(settings.bus_url.get_secret_value())

@@ -1,10 +1,12 @@
 """From the bus into the log, over each adapter of the bus."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 from audit_testing.service import Audit
 from audit_testing.writing import RUN, Writer, message
@@ -150,37 +152,26 @@ async def test_an_event_erased_before_it_was_published_still_becomes_a_leaf(audi
     assert len(report.summary.erased) == 1
 
 
-async def test_events_wait_while_the_database_is_away_and_none_is_given_up(audit: Audit, eventually: Wait) -> None:
-    writer = Writer().run()
-    async with audit.pool.acquire() as connection:
-        # What a restart of the server does to every session: they end, in the middle of whatever they do.
-        name = await connection.fetchval("SELECT current_database()")
-        await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-    owner = await audit.pool.acquire()
-    try:
-        await owner.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid()"
-        )
-        await publish(audit, writer.messages)
-        waiting = audit.sequencer
-
-        def delayed() -> bool:
-            from slipway_chassis import telemetry
-
-            return bool(telemetry.registry.get_sample_value("slipway_audit_events_waiting") is not None and waiting)
-
-        await eventually(delayed)
-        assert await audit.bus.dead_letters("audit.events", "audit", 10) == []
-        await owner.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-    finally:
-        await audit.pool.release(owner)
+async def test_events_survive_a_crash_of_the_database_and_none_is_given_up(
+    audit: Audit, postgres_server: Any, eventually: Wait
+) -> None:
+    first, second = Writer().run(), Writer(run_id="run_01jdqxf2k0e3vr6m5t8w9y2b4d").run()
+    for number, one in enumerate([*first.messages, *second.messages]):
+        if number == len(first.messages):
+            await asyncio.to_thread(postgres_server.restart, crash=True)
+        await audit.bus.publish(one)
 
     async def whole() -> bool:
-        return await audit.pool.fetchval("SELECT max(size) FROM audit_log") == len(writer.messages)
+        try:
+            return await size(audit) == len(first.messages) + len(second.messages)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise AssertionError("the database is away") from error
 
     await eventually(whole, timeout=30)
     assert await audit.bus.dead_letters("audit.events", "audit", 10) == []
+    for run in (first, second):
+        report = verify((await audit.evidence(run.run_id))[0], audit.verifier)
+        assert report.ok, report.finding
 
 
 async def test_a_journal_that_arrives_out_of_order_is_exported_as_far_as_it_has_no_gap(
