@@ -23,6 +23,7 @@ from slipway_audit.heads_file import HeadsFolder
 from slipway_audit.keys import KeyFileInvalid, load
 from slipway_audit.proofs import Proofs
 from slipway_audit.reading import AuditReader
+from slipway_audit.reading_store import ReadingStore
 from slipway_audit.sequencer import Sequencer
 from slipway_audit.servicer import AuditServicer
 from slipway_audit.settings import AuditSettings
@@ -43,7 +44,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
     sequencer = Sequencer(store, checkpointer.notify)
     consumer = EventConsumer(bus, sequencer)
     export = EvidenceExport(store, checkpointer)
-    reader = AuditReader(database, store, export, policy, Evidence("audit", outbox))
+    reader = AuditReader(store, ReadingStore(database, Evidence("audit", outbox)), export, policy)
 
     def servicers(server: grpc.aio.Server) -> list[str]:
         servicer = AuditServicer(reader, Proofs(store, head_store), checkpointer)

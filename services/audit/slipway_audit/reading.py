@@ -1,17 +1,12 @@
 """Reading the log, which the log remembers too."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-import asyncpg
 from slipway_chassis.caller import Caller
-from slipway_chassis.evidence import Evidence as Events
-from slipway_chassis.policy import PolicyDecision, PolicyEngine, Resource
-from slipway_chassis.postgres import transaction
-from slipway_chassis.telemetry import current_trace_id
+from slipway_chassis.policy import PolicyEngine, Resource
 
 from slipway_audit.export import Evidence, EvidenceExport
+from slipway_audit.reading_store import ReadingStore
 from slipway_audit.store import LogStore, StoredLeaf
 
 
@@ -28,14 +23,11 @@ class Query:
 class AuditReader:
     """What callers may read, by policy; each reading of content becomes an event of the log."""
 
-    def __init__(
-        self, pool: asyncpg.Pool, store: LogStore, export: EvidenceExport, policy: PolicyEngine, events: Events
-    ) -> None:
-        self._pool = pool
+    def __init__(self, store: LogStore, readings: ReadingStore, export: EvidenceExport, policy: PolicyEngine) -> None:
         self._store = store
         self._export = export
         self._policy = policy
-        self._events = events
+        self._readings = readings
 
     def authorize_heads(self, caller: Caller) -> None:
         """Heads and proofs are for whoever may read the log or export evidence, which rests on them."""
@@ -48,7 +40,7 @@ class AuditReader:
         leaves = await self._store.page(caller.tenant, query.run_id, query.type, query.after, query.limit)
         facts = {"after": query.after, "limit": query.limit, "events": len(leaves)}
         filters = {"run_id": query.run_id, "type": query.type}
-        await self._record(caller, "audit.read", decision, facts | {k: v for k, v in filters.items() if v})
+        await self._readings.record(caller, "audit.read", decision, facts | {k: v for k, v in filters.items() if v})
         return leaves
 
     async def evidence(self, caller: Caller, run_id: str) -> Evidence:
@@ -63,24 +55,8 @@ class AuditReader:
             "tree_size": evidence.tree_size,
             "digest": evidence.digest,
         }
-        await self._record(caller, "audit.exported", decision, facts)
+        await self._readings.record(caller, "audit.exported", decision, facts)
         return evidence
-
-    async def _record(
-        self, caller: Caller, event_type: str, decision: PolicyDecision, data: Mapping[str, str | int | bool]
-    ) -> None:
-        sealed = self._events.seal(
-            event_type,
-            caller=caller,
-            subject=caller.subject,
-            resource=f"audit/{caller.tenant}",
-            data=data,
-            policy=decision,
-            time=datetime.now(UTC),
-            trace_id=current_trace_id(),
-        )
-        async with transaction(self._pool) as conn:
-            await self._events.record(conn, sealed, subject=caller.subject)
 
 
 def _log(caller: Caller) -> Resource:

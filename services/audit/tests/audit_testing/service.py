@@ -19,6 +19,7 @@ from slipway_audit.head_store import HeadStore
 from slipway_audit.heads_file import HeadsFolder
 from slipway_audit.proofs import Proofs
 from slipway_audit.reading import AuditReader
+from slipway_audit.reading_store import ReadingStore
 from slipway_audit.sequencer import Sequencer
 from slipway_audit.servicer import AuditServicer
 from slipway_audit.store import LogStore
@@ -90,7 +91,7 @@ async def running(
     checkpointer = Checkpointer(heads, HeadsFolder(folder), key)
     sequencer = Sequencer(store, checkpointer.notify)
     export = EvidenceExport(store, checkpointer)
-    reader = AuditReader(pool, store, export, PolicyEngine(policy_dir), Evidence("audit", outbox))
+    reader = AuditReader(store, ReadingStore(pool, Evidence("audit", outbox)), export, PolicyEngine(policy_dir))
     server = grpc.aio.server(interceptors=[ServerInterceptor(CallerTokenVerifier(signing.jwks_file))])
     servicer = AuditServicer(reader, Proofs(store, heads), checkpointer)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(servicer, server)
