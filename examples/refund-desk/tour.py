@@ -254,7 +254,7 @@ def _serve_ledger(data_dir: Path) -> tuple[subprocess.Popen[bytes], Path]:
     secrets = YAML(typ="safe").load(data_dir / "tools-secrets.yaml")
     file = data_dir / "ledger.jsonl"
     file.touch()
-    token = str(secrets["ledger_authorization"]).removeprefix("Bearer ")
+    token = str(secrets["ledger_authorization"]["value"]).removeprefix("Bearer ")
     environment = {"LEDGER_TOKEN": token, "PATH": os.environ["PATH"]}
     port = os.environ["SLIPWAY_LEDGER_PORT"]
     return subprocess.Popen([sys.executable, HERE / "ledger.py", port, file], env=environment), file

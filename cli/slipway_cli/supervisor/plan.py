@@ -17,6 +17,8 @@ from slipway_cli.supervisor.servers_file import RealServers
 from slipway_cli.supervisor.spec import ProcessSpec
 
 _SERVICES = ("gateway", "router", "orchestrator", "memory", "tools", "audit")
+# Where this machine is, for agents that demand regions: as the catalogue says of the local models.
+_REGIONS = ["eu"]
 # Which peers each service calls.
 _PEERS = {
     "gateway": ("router", "orchestrator", "memory", "tools", "audit"),
@@ -146,7 +148,14 @@ class _Planner:
         own = {
             "memory": {"OBJECTS_URL": f"file://{self._folder('objects')}"},
             "tools": {
-                "SECRETS_FILE": str(self._secrets_file("tools", ledger_authorization=f"Bearer {self._secrets.ledger}")),
+                "SECRETS_FILE": str(
+                    self._secrets_file(
+                        "tools",
+                        # Of the example, and good for nothing but its ledger on this machine.
+                        ledger_authorization={"value": f"Bearer {self._secrets.ledger}", "hosts": [LOOPBACK]},
+                    )
+                ),
+                "REGIONS": json.dumps(_REGIONS),
                 "HTTP_ALLOW": json.dumps(self._options.allow_http),
                 "STATE_DIR": str(self._folder("tools")),
             },
@@ -237,7 +246,7 @@ class _Planner:
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
-    def _secrets_file(self, service: str, **generated: str) -> Path:
+    def _secrets_file(self, service: str, **generated: object) -> Path:
         """The user's secrets for providers or tools (`secret:NAME`), made empty at first use, never overwritten."""
         file = self._directory.path / f"{service}-secrets.yaml"
         if not file.exists():

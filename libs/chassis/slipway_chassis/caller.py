@@ -15,7 +15,8 @@ class Caller:
     """The verified caller of the current call.
 
     ``act`` names the agent version that acts for the subject (``refund-desk@3``), ``run_id`` the run it acts in.
-    A service principal has ``kind`` "service", subject ``service:<name>`` and perhaps no tenant.
+    A service principal has ``kind`` "service", subject ``service:<name>`` and perhaps no tenant. ``owner`` is who made
+    the API key that the caller uses; empty for anybody else.
     """
 
     subject: str
@@ -28,6 +29,12 @@ class Caller:
     token_id: str
     expires_at: datetime
     name: str = ""
+    owner: str = ""
+
+    @property
+    def person(self) -> str:
+        """Who answers for what the caller does: an API key's owner, else the subject. Four eyes are two persons."""
+        return self.owner or self.subject
 
 
 @dataclass(frozen=True, slots=True)

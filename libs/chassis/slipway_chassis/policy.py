@@ -76,7 +76,7 @@ class PolicyEngine:
         self._take_up_changes()
         facts = tuple(sorted((name, _plain(value)) for name, value in resource.attributes.items()))
         given = tuple(sorted((name, _plain(value)) for name, value in (context or {}).items()))
-        key = (caller.kind, caller.subject, caller.tenant, caller.roles, caller.groups, caller.act)
+        key = (caller.kind, caller.subject, caller.person, caller.tenant, caller.roles, caller.groups, caller.act)
         question = (key, action, resource.type, resource.id, resource.tenant, facts, given)
         decision = self._decided.get(question)
         if decision is None:
@@ -138,6 +138,7 @@ def _principal(caller: Caller) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     attributes = {
         "tenant": caller.tenant,
         "subject": caller.subject,
+        "person": caller.person,
         "agent": caller.act is not None,
         "act": caller.act or "",
         "handles": handles,

@@ -1,7 +1,7 @@
 """Internal caller tokens: EdDSA JWTs that the gateway signs and every service verifies.
 
-Claims: iss, aud, sub, tenant, kind, roles, groups, jti, iat, nbf, exp; act, run_id and name where they apply. Header:
-``alg`` EdDSA, ``kid``, ``typ`` slipway-caller+jwt, so that no other JWT of the same key can pass for one.
+Claims: iss, aud, sub, tenant, kind, roles, groups, jti, iat, nbf, exp; act, run_id, name and owner where they apply.
+Header: ``alg`` EdDSA, ``kid``, ``typ`` slipway-caller+jwt, so that no other JWT of the same key can pass for one.
 """
 
 import asyncio
@@ -169,6 +169,7 @@ def _caller(claims: Mapping[str, Any]) -> Caller:
         token_id=token_id,
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         name=_text(claims, "name", ""),
+        owner=_text(claims, "owner", ""),
     )
 
 

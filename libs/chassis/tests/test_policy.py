@@ -16,8 +16,12 @@ from slipway_chassis.policy_files import InvalidPolicies, split
 SCHEMA = """
 namespace Slipway {
   entity Role;
-  entity User in [Role] = { tenant: String, subject: String, agent: Bool, act: String, handles: Set<String> };
-  entity Service in [Role] = { tenant: String, subject: String, agent: Bool, act: String, handles: Set<String> };
+  entity User in [Role] = {
+    tenant: String, subject: String, person: String, agent: Bool, act: String, handles: Set<String>
+  };
+  entity Service in [Role] = {
+    tenant: String, subject: String, person: String, agent: Bool, act: String, handles: Set<String>
+  };
   entity File = { tenant: String, owner: String, readers: Set<String>, size?: Long };
   action ReadFile, DeleteFile appliesTo {
     principal: [User, Service], resource: File, context: { region?: String }
@@ -166,6 +170,16 @@ def test_a_forbid_that_fails_does_not_let_the_request_through(
     engine: PolicyEngine, caller: Callable[..., Caller]
 ) -> None:
     assert not engine.decide(caller(), "ReadFile", file(size=7)).allowed
+
+
+def test_who_answers_for_an_api_key_is_part_of_the_question(folder: Path, caller: Callable[..., Caller]) -> None:
+    (folder / "files.cedar").write_text(
+        "permit (principal, action, resource) when { principal.person == resource.owner };"
+    )
+    engine = PolicyEngine(folder)
+    own, other = caller(subject="api-key:x", owner="alice"), caller(subject="api-key:x", owner="bob")
+    assert engine.decide(own, "ReadFile", file()).allowed
+    assert not engine.decide(other, "ReadFile", file()).allowed
 
 
 def test_ids_with_quotes_and_newlines_are_taken_as_they_are(

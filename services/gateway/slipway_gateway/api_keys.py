@@ -148,7 +148,7 @@ class ApiKeys:
             tenant=caller.tenant,
             name=name,
             roles=tuple(sorted(set(roles))),
-            owner=caller.subject,
+            owner=caller.person,
             create_time=now,
             expire_time=now + (lifetime or DEFAULT_LIFETIME),
         )
@@ -198,6 +198,7 @@ class ApiKeys:
             method="api_key",
             token_id=key.key_id,
             expires_at=key.expire_time,
+            owner=key.owner,
         )
         self._recognised[digest] = (min(now + CACHE_SECONDS, key.expire_time.timestamp()), principal)
         while len(self._recognised) > CACHE_ENTRIES:

@@ -50,6 +50,7 @@ class CallerTokens:
             roles=principal.roles,
             groups=principal.groups,
             name=principal.name,
+            owner=principal.owner,
         ).token
         self._issued[principal] = (now + LIFETIME_SECONDS - FRESH_SECONDS, token)
         self._issued.move_to_end(principal)
@@ -65,11 +66,12 @@ class CallerTokens:
         roles: Iterable[str],
         groups: Iterable[str],
         name: str = "",
+        owner: str = "",
         act: str | None = None,
         run_id: str | None = None,
     ) -> IssuedToken:
         """A token of a user; with `act` and `run_id`, of an agent version that acts in the user's name."""
-        further = {"act": act, "run_id": run_id, "name": name or None}
+        further = {"act": act, "run_id": run_id, "name": name or None, "owner": owner or None}
         return self._sign(
             {
                 "sub": subject,

@@ -25,6 +25,8 @@ class Principal:
     method: Literal["oidc", "api_key"]
     token_id: str
     expires_at: datetime
+    # Who made the API key that is used.
+    owner: str = ""
 
 
 def is_tenant(text: str) -> bool:

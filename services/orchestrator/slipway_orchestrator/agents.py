@@ -63,5 +63,5 @@ def require_state(version: AgentVersion, *allowed: str, to: str) -> None:
 
 def require_other_eyes(version: AgentVersion, caller: Caller) -> None:
     """Raise ReviewerIsAuthor when the caller wrote or submitted the version."""
-    if caller.subject in (version.author, version.submitter):
-        raise ReviewerIsAuthor(f"{caller.subject} wrote or submitted this version; somebody else must review it")
+    if caller.person in (version.author, version.submitter):
+        raise ReviewerIsAuthor(f"{caller.person} wrote or submitted this version; somebody else must review it")

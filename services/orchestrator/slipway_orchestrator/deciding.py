@@ -136,6 +136,7 @@ class ApprovalDesk:
             "roles": list[JsonValue](sorted(caller.roles)),
             "groups": list[JsonValue](sorted(caller.groups)),
             "kind": caller.kind,
+            "owner": caller.owner,
             "token_id": caller.token_id,
             "arguments": arguments,
             "message": request.message,
@@ -147,8 +148,8 @@ class ApprovalDesk:
     def _authorize(self, caller: Caller, approval: Approval) -> PolicyDecision:
         if caller.act is not None:
             raise AgentMayNotDecide("an agent acting for a user may not decide approvals")
-        if caller.subject == approval.proposer:
-            raise ProposerIsApprover(f"{caller.subject} proposed this; somebody else must decide")
+        if caller.person == approval.proposer:
+            raise ProposerIsApprover(f"{caller.person} proposed this; somebody else must decide")
         if not is_approver(caller, approval.approvers):
             raise NotAnApprover(f"only {', '.join(approval.approvers)} may decide this")
         return self._policy.authorize(caller, "DecideApproval", approval.resource)

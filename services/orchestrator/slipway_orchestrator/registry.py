@@ -82,7 +82,7 @@ class AgentRegistry:
                 digest=digest(root.plain()),
                 source=source,
                 text=text,
-                author=caller.subject,
+                author=caller.person,
             )
             if created:
                 await self._record(conn, caller, "agent.registered", version, decision)
@@ -126,7 +126,7 @@ class AgentRegistry:
 
         async def change(conn: Any, version: AgentVersion, decision: PolicyDecision) -> None:
             require_state(version, "DRAFT", "REJECTED", to="submitted")
-            await self._store.submit(conn, version, caller.subject)
+            await self._store.submit(conn, version, caller.person)
             await self._record(conn, caller, "agent.submitted", version, decision)
 
         return await self._change(caller, "SubmitAgent", name, number, key, change)

@@ -167,6 +167,7 @@ class RunDesk:
             version=version.version,
             digest=version.digest,
             caller=caller.subject,
+            proposer=caller.person,
             input=value,
             labels=dict(request.labels),
             priority=request.priority,

@@ -9,6 +9,7 @@ import pytest
 from orchestrator_testing.definitions import REFUND_DESK, workflow
 from orchestrator_testing.executors import World
 from orchestrator_testing.stack import Stack
+from slipway.agents.v1 import agents_pb2
 from slipway.runs.v1 import runs_pb2
 from slipway_chassis.errors import SlipwayError
 
@@ -37,6 +38,22 @@ async def test_neither_the_proposer_nor_an_outsider_may_decide(desk: Stack) -> N
     assert await _refused(desk.decide(approval, "approve", "alice")) == "PROPOSER_IS_APPROVER"
     assert await _refused(desk.decide(approval, "approve", "dave")) == "NOT_AN_APPROVER"
     assert await _refused(desk.decide(approval, "approve", "gina")) == "APPROVAL_NOT_FOUND"
+
+
+async def test_what_an_api_key_proposes_its_owner_may_not_approve(desk: Stack) -> None:
+    approval = await desk.pending(await desk.begin(who="bobs-key"))
+    assert approval.proposer == "bob"
+    assert await _refused(desk.decide(approval, "approve", "bob")) == "PROPOSER_IS_APPROVER"
+    assert (await desk.decide(approval, "approve", "frank")).decider == "frank"
+
+
+async def test_a_version_that_an_api_key_submits_its_owner_may_not_review(stack: Stack) -> None:
+    version = (await stack.put(REFUND_DESK, "bobs-key")).version
+    assert version.author == "bob"
+    named = {"agent": version.agent, "version": version.version}
+    await stack.call(stack.agents.SubmitAgentVersion, agents_pb2.SubmitAgentVersionRequest(**named), "bobs-key")
+    request = agents_pb2.ApproveAgentVersionRequest(**named)
+    assert await _refused(stack.call(stack.agents.ApproveAgentVersion, request, "bob")) == "REVIEWER_IS_AUTHOR"
 
 
 async def test_a_decision_on_what_was_not_shown_is_refused(desk: Stack) -> None:

@@ -150,7 +150,9 @@ def _decided(step: Step, known: StepState, approval: ApprovalRequested, decision
         return Ask(step, approval.arguments, approval.proposer, reason)
     match decision.decision:
         case "edit":
-            return Ask(step, decision.arguments, decision.decider or "", f"edited by {decision.decider}")
+            return Ask(
+                step, decision.arguments, decision.person or decision.decider or "", f"edited by {decision.decider}"
+            )
         case "respond" if isinstance(step.call, ToolCall):
             return Append((StepCompleted(step.step_id, step.type, decision.arguments),))
         case "approve" if isinstance(step.call, ToolCall):

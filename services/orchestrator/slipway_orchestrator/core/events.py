@@ -45,6 +45,8 @@ class RunStarted:
     priority: int = 0
     session_id: str | None = None
     not_before: datetime | None = None
+    proposer: str | None = None
+    """Who answers for the caller: its gates are somebody else's to decide. None: the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,8 @@ class ApprovalDecided:
     """`approve`, `edit`, `reject`, `respond` or `expire`."""
     arguments_digest: str
     decider: str | None = None
+    person: str | None = None
+    """Who answers for the decider, and proposes what an edit asks for. None: the decider."""
     decider_roles: tuple[str, ...] = ()
     decider_groups: tuple[str, ...] = ()
     arguments: JsonValue = None

@@ -201,4 +201,4 @@ def failed(step: Step, code: str, message: str) -> StepFailed:
 
 
 def _proposer(state: RunState) -> str:
-    return state.started.caller if state.started else ""
+    return (state.started.proposer or state.started.caller) if state.started else ""

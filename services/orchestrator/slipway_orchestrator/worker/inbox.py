@@ -34,7 +34,7 @@ class Inbox:
         )
         policy = self._policy.decide(decider, "DecideApproval", resource)
         refused: str | None = None
-        if decider.subject == asked.proposer:
+        if decider.person == asked.proposer:
             refused = "PROPOSER_IS_APPROVER"
         elif not is_approver(decider, asked.approvers):
             refused = "NOT_AN_APPROVER"
@@ -48,6 +48,7 @@ class Inbox:
             decision=str(body["decision"]),
             arguments_digest=asked.arguments_digest,
             decider=decider.subject,
+            person=decider.person,
             decider_roles=tuple(sorted(decider.roles)),
             decider_groups=tuple(sorted(decider.groups)),
             arguments=body.get("arguments"),
@@ -78,6 +79,7 @@ def _decider(run: RunIdentity, body: dict[str, JsonValue]) -> Caller:
         run_id=None,
         token_id=str(body.get("token_id") or ""),
         expires_at=datetime.max.replace(tzinfo=UTC),
+        owner=str(body.get("owner") or ""),
     )
 
 
