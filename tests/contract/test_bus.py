@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slipway_chassis import telemetry
 from slipway_chassis.bus import DEAD_DELIVERIES, DEAD_REASON, MAX_BODY_BYTES, Message, MessageTooLarge
 from slipway_chassis.errors import NotFound
 from slipway_testkit.consuming import Inbox
@@ -30,6 +31,20 @@ async def test_message_published_before_any_consumer_reaches_the_first_one_uncha
     consumers.start(bus.consume(TOPIC, GROUP, inbox))
     await eventually(lambda: inbox.seen)
     assert inbox.seen == [(message(1), 1)]
+
+
+async def test_message_is_handled_in_the_trace_that_it_comes_from(bus, consumers, eventually):
+    traces: list[str] = []
+
+    async def handler(_: Message, __: int) -> None:
+        traces.append(telemetry.current_trace_id())
+
+    consumers.start(bus.consume(TOPIC, GROUP, handler))
+    with telemetry.span("publisher"):
+        sent = telemetry.current_trace_id()
+        await bus.publish(Message("m1", TOPIC, b"{}", headers=telemetry.inject()))
+    await eventually(lambda: traces)
+    assert traces == [sent]
 
 
 async def test_acknowledged_message_is_not_delivered_again(bus, consumers, eventually):

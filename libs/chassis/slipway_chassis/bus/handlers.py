@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from opentelemetry.trace import SpanKind
+
+from slipway_chassis import telemetry
 from slipway_chassis.bus.message import Message, failure_reason
 from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.logs import get_logger
@@ -51,9 +54,20 @@ class HandlerPool:
 
 
 async def attempt(handler: Handler, message: Message, deliveries: int, group: str) -> str | None:
-    """Calls `handler`; returns None when it returned, or why it failed. Never raises but CancelledError."""
+    """Calls `handler`; returns None when it returned, or why it failed. Never raises but CancelledError.
+
+    The handler runs in a span of the trace that the message came from.
+    """
+    attributes = {
+        "messaging.operation.type": "process",
+        "messaging.destination.name": message.topic,
+        "messaging.consumer.group.name": group,
+        "messaging.message.id": message.id,
+    }
+    parent = telemetry.extract(message.headers)
     try:
-        await handler(message, deliveries)
+        with telemetry.span(f"process {message.topic}", kind=SpanKind.CONSUMER, parent=parent, attributes=attributes):
+            await handler(message, deliveries)
     except Exception as error:  # noqa: BLE001 - the consumer loop: whatever a handler raises means "not done"
         reason = failure_reason(error)
         _log.warning(
