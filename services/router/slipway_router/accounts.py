@@ -38,6 +38,8 @@ class Accounts:
             record.spend_estimate(attempt.candidate.model)
         else:
             record.spend(attempt.candidate.model, usage)
+            attempt.span.set_attribute("gen_ai.usage.input_tokens", usage.input + usage.cached_input)
+            attempt.span.set_attribute("gen_ai.usage.output_tokens", usage.output + usage.reasoning)
         record.end(OK)
 
         async def close() -> Record:
