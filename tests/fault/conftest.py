@@ -50,7 +50,7 @@ def start_stack() -> Iterator[StartStack]:
 
 @pytest.fixture(scope="session")
 def stack(
-    start_stack: StartStack, ledger: Ledger, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+    ledger: Ledger, collector: Collector, start_stack: StartStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Stack:
     """Two workers, a tool that books, and traces to the collector."""
     settings = {f"SLIPWAY_{service.upper()}_OTLP_ENDPOINT": collector.endpoint for service in SERVICES}

@@ -33,7 +33,7 @@ class Killer:
         # Everybody's turn comes twice, in an order of its own.
         turns = self._draw.sample(VICTIMS, len(VICTIMS)) + self._draw.sample(VICTIMS, len(VICTIMS))
         for victim in turns[:KILLS]:
-            time.sleep(self._draw.uniform(0.5, 1.5))
+            time.sleep(self._draw.uniform(0.05, 1.5))
             until(lambda name=victim: kill(self._stack, name), 60, f"{victim} runs, to be killed")
             self.killed.append(victim)
 
@@ -84,6 +84,9 @@ def test_no_run_is_lost_or_done_twice_while_processes_are_killed_at_random(stack
         assert len(listed) == len(set(listed))
         for run_id in run_ids:
             check_evidence(carol, run_id, len(list(alice.runs.events(run_id))))
+        # What broke told no word of what it was working on.
+        logs = sorted((stack.data_dir / "logs").iterdir())
+        assert not [log.name for log in logs if f"kills-{seed}" in log.read_text(errors="replace")]
         # Everything is up again for whoever comes next.
         until(lambda: all(running(stack, name) for name in VICTIMS), 60, "all processes run")
     assert len(killer.killed) == KILLS

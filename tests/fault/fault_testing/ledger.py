@@ -19,6 +19,8 @@ class Ledger:
         self._bookings: dict[str, dict[str, Any]] = {}
         self._requests: Counter[str] = Counter()
         self._held: set[str] = set()
+        # Of the last request.
+        self.authorization = ""
         self.port = 0
 
     @property
@@ -71,6 +73,7 @@ def serve() -> Generator[Ledger]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
+            ledger.authorization = self.headers.get("Authorization", "")
             entry = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             content = json.dumps(ledger.post(self.headers["Idempotency-Key"], entry)).encode()
             self.send_response(201)
