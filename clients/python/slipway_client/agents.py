@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from slipway_client.models import Agent, AgentVersion
-from slipway_client.transport import Transport
+from slipway_client.transport import Transport, read, route
 
 
 class Agents:
@@ -16,44 +16,48 @@ class Agents:
         """Registers a definition; the same definition answers with the version that exists."""
         answer = self._transport.call(
             "PUT",
-            f"/v1/agents/{agent}",
+            route("agents", agent),
             content=definition_yaml.encode(),
             headers={"Content-Type": "application/yaml"},
         )
-        return AgentVersion.model_validate(answer)
+        return read(AgentVersion, answer)
 
     def get(self, agent: str) -> Agent:
         """One agent."""
-        return Agent.model_validate(self._transport.call("GET", f"/v1/agents/{agent}"))
+        return read(Agent, self._transport.call("GET", route("agents", agent)))
 
     def list(self) -> Iterator[Agent]:
         """The tenant's agents."""
-        return self._transport.pages("/v1/agents", "agents", Agent)
+        return self._transport.pages(route("agents"), "agents", Agent)
 
     def versions(self, agent: str) -> Iterator[AgentVersion]:
         """An agent's versions, newest first."""
-        return self._transport.pages(f"/v1/agents/{agent}/versions", "versions", AgentVersion)
+        return self._transport.pages(route("agents", agent, "versions"), "versions", AgentVersion)
+
+    def version(self, agent: str, version: int) -> AgentVersion:
+        """One version, with its definition."""
+        return read(AgentVersion, self._transport.call("GET", route("agents", agent, "versions", version)))
 
     def submit(self, agent: str, version: int) -> AgentVersion:
         """Asks for review."""
-        return AgentVersion.model_validate(self._act(agent, version, "submit"))
+        return read(AgentVersion, self._act(agent, version, "submit"))
 
     def approve(self, agent: str, version: int, message: str = "") -> AgentVersion:
         """Approves somebody else's version."""
-        return AgentVersion.model_validate(self._act(agent, version, "approve", message))
+        return read(AgentVersion, self._act(agent, version, "approve", message))
 
     def reject(self, agent: str, version: int, message: str) -> AgentVersion:
         """Turns a version down."""
-        return AgentVersion.model_validate(self._act(agent, version, "reject", message))
+        return read(AgentVersion, self._act(agent, version, "reject", message))
 
     def promote(self, agent: str, version: int) -> Agent:
         """Makes an approved version the one that runs use."""
-        return Agent.model_validate(self._act(agent, version, "promote"))
+        return read(Agent, self._act(agent, version, "promote"))
 
     def rollback(self, agent: str) -> Agent:
         """Goes back to the version that was in production before."""
-        return Agent.model_validate(self._transport.call("POST", f"/v1/agents/{agent}/rollback", json={}))
+        return read(Agent, self._transport.call("POST", route("agents", agent, "rollback"), json={}))
 
     def _act(self, agent: str, version: int, verb: str, message: str = "") -> object:
         body = {"message": message} if message else {}
-        return self._transport.call("POST", f"/v1/agents/{agent}/versions/{version}/{verb}", json=body)
+        return self._transport.call("POST", route("agents", agent, "versions", version, verb), json=body)

@@ -5,11 +5,13 @@ from types import TracebackType
 from typing import Self
 
 from slipway_client.agents import Agents
+from slipway_client.identity import ApiKeys
 from slipway_client.knowledge import Knowledge
-from slipway_client.models import Record
+from slipway_client.models import WhoAmI
 from slipway_client.resources import Audit, Files, Models, Tools, Usage
 from slipway_client.runs import Approvals, Runs
-from slipway_client.transport import Transport
+from slipway_client.sessions import Sessions
+from slipway_client.transport import Transport, read, route
 
 
 class Client:
@@ -26,15 +28,17 @@ class Client:
         self.runs = Runs(self._transport)
         self.approvals = Approvals(self._transport)
         self.knowledge = Knowledge(self._transport)
+        self.sessions = Sessions(self._transport)
         self.files = Files(self._transport)
         self.tools = Tools(self._transport)
         self.models = Models(self._transport)
         self.usage = Usage(self._transport)
         self.audit = Audit(self._transport)
+        self.api_keys = ApiKeys(self._transport)
 
-    def whoami(self) -> Record:
+    def whoami(self) -> WhoAmI:
         """Who the gateway takes this caller for."""
-        return Record.model_validate(self._transport.call("GET", "/v1/whoami"))
+        return read(WhoAmI, self._transport.call("GET", route("whoami")))
 
     def close(self) -> None:
         """Closes the connections."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from slipway_client.models import Collection, Document, Passage
-from slipway_client.transport import Transport
+from slipway_client.transport import Transport, listed, read, route
 
 
 class Knowledge:
@@ -17,7 +17,15 @@ class Knowledge:
     def put_collection(self, collection: str, *, description: str = "", regions: Sequence[str] = ()) -> Collection:
         """Creates or changes a collection."""
         body = {"description": description, "regions": list(regions)}
-        return Collection.model_validate(self._transport.call("PUT", f"/v1/collections/{collection}", json=body))
+        return read(Collection, self._transport.call("PUT", route("collections", collection), json=body))
+
+    def get_collection(self, collection: str) -> Collection:
+        """One collection."""
+        return read(Collection, self._transport.call("GET", route("collections", collection)))
+
+    def collections(self) -> Iterator[Collection]:
+        """The tenant's collections, by name."""
+        return self._transport.pages(route("collections"), "collections", Collection)
 
     def put_document(
         self,
@@ -36,31 +44,29 @@ class Knowledge:
         with file.open("rb") as handle:
             answer = self._transport.call(
                 "PUT",
-                f"/v1/collections/{collection}/documents/{document}",
+                route("collections", collection, "documents", document),
                 files={"file": (file.name, handle)},
                 data=form,
                 timeout=300,
             )
-        return Document.model_validate(answer)
+        return read(Document, answer)
 
     def get_document(self, collection: str, document: str) -> Document:
         """One document."""
-        return Document.model_validate(
-            self._transport.call("GET", f"/v1/collections/{collection}/documents/{document}")
-        )
+        return read(Document, self._transport.call("GET", route("collections", collection, "documents", document)))
 
     def documents(self, collection: str) -> Iterator[Document]:
         """The documents that the caller may read."""
-        return self._transport.pages(f"/v1/collections/{collection}/documents", "documents", Document)
+        return self._transport.pages(route("collections", collection, "documents"), "documents", Document)
 
     def delete_document(self, collection: str, document: str) -> None:
         """Removes a document."""
-        self._transport.call("DELETE", f"/v1/collections/{collection}/documents/{document}")
+        self._transport.call("DELETE", route("collections", collection, "documents", document))
 
     def search(self, collection: str, query: str, *, limit: int = 5, alpha: float | None = None) -> list[Passage]:
         """The best passages for a question, best first."""
         body: dict[str, object] = {"query": query, "limit": limit}
         if alpha is not None:
             body["alpha"] = alpha
-        answer = self._transport.call("POST", f"/v1/collections/{collection}/search", json=body)
-        return [Passage.model_validate(one) for one in answer["passages"]]
+        answer = self._transport.call("POST", route("collections", collection, "search"), json=body)
+        return [read(Passage, one) for one in listed(answer, "passages")]

@@ -23,6 +23,9 @@ class AgentVersion(Record):
     author: str = ""
     submitter: str = ""
     reviewer: str = ""
+    review_message: str = ""
+    definition_yaml: str | None = None
+    create_time: datetime | None = None
     in_production: bool = False
 
 
@@ -31,6 +34,7 @@ class Agent(Record):
 
     agent: str
     description: str = ""
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
     production_version: int | None = None
     latest_version: int = 0
 
@@ -58,18 +62,21 @@ class Run(Record):
     run_id: str
     agent: str = ""
     version: int = 0
+    digest: str = ""
     state: str
     input: Any = None
     output: Any = None
     error: RunError | None = None
     usage: RunUsage = Field(default_factory=RunUsage)
     caller: str = ""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
     session_id: str | None = None
     create_time: datetime | None = None
+    update_time: datetime | None = None
     end_time: datetime | None = None
+    last_seq: int = 0
     trace_id: str = ""
-    pending_approval_ids: list[str] = Field(default_factory=list)
+    pending_approval_ids: list[str] = Field(default_factory=list[str])
 
     @property
     def ended(self) -> bool:
@@ -98,10 +105,13 @@ class Approval(Record):
     tool: str | None = None
     arguments: Any = None
     arguments_digest: str
-    approvers: list[str] = Field(default_factory=list)
+    approvers: list[str] = Field(default_factory=list[str])
     proposer: str = ""
     decider: str | None = None
     message: str | None = None
+    decided_arguments: Any = None
+    create_time: datetime | None = None
+    decide_time: datetime | None = None
     expire_time: datetime | None = None
 
 
@@ -110,6 +120,8 @@ class Collection(Record):
 
     collection: str
     description: str = ""
+    embedding_model: str = ""
+    regions: list[str] = Field(default_factory=list[str])
     document_count: int = 0
     chunk_count: int = 0
 
@@ -124,7 +136,12 @@ class Document(Record):
     error: str | None = None
     chunk_count: int = 0
     indexed_chunk_count: int = 0
+    page_count: int | None = None
+    content_type: str = ""
     size_bytes: int = 0
+    digest: str = ""
+    readers: list[str] = Field(default_factory=list[str])
+    metadata: dict[str, str] = Field(default_factory=dict[str, str])
 
 
 class Passage(Record):
@@ -133,7 +150,7 @@ class Passage(Record):
     passage_id: str
     document: str
     title: str = ""
-    headings: list[str] = Field(default_factory=list)
+    headings: list[str] = Field(default_factory=list[str])
     page: int | None = None
     text: str
     score: float = 0.0
@@ -144,8 +161,12 @@ class File(Record):
 
     file_id: str
     filename: str
+    content_type: str = ""
     size_bytes: int = 0
     digest: str = ""
+    owner: str = ""
+    readers: list[str] = Field(default_factory=list[str])
+    expire_time: datetime | None = None
 
 
 class Tool(Record):
@@ -154,6 +175,8 @@ class Tool(Record):
     tool: str
     kind: str = ""
     description: str = ""
+    input_schema: Any = None
+    output_schema: Any = None
     idempotent: bool = False
 
 
@@ -165,10 +188,86 @@ class ToolResult(Record):
     stderr: str = ""
     error: dict[str, Any] | None = None
     duration_ms: int = 0
+    exit_status: int = 0
     sandbox: str | None = None
 
 
-class Page(Record):
-    """A page of a listing, whatever it lists."""
+class WhoAmI(Record):
+    """The caller as the gateway sees it."""
 
-    next_page_token: str | None = None
+    subject: str
+    tenant: str
+    name: str = ""
+    roles: list[str] = Field(default_factory=list[str])
+    groups: list[str] = Field(default_factory=list[str])
+    method: str = ""
+    expire_time: datetime | None = None
+
+
+class ApiKey(Record):
+    """A key of a service principal; `key` is the secret, which only the answer to its creation holds."""
+
+    key_id: str
+    name: str = ""
+    subject: str = ""
+    roles: list[str] = Field(default_factory=list[str])
+    owner: str = ""
+    create_time: datetime | None = None
+    expire_time: datetime | None = None
+    revoke_time: datetime | None = None
+    key: str | None = Field(default=None, repr=False)
+
+
+class Session(Record):
+    """A conversation."""
+
+    session_id: str
+    owner: str = ""
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    message_count: int = 0
+    expire_time: datetime | None = None
+
+
+class SessionMessage(Record):
+    """One turn of a conversation."""
+
+    seq: int
+    role: str
+    content: str
+    time: datetime | None = None
+
+
+class TokenUsage(Record):
+    """Tokens in disjoint classes, and their cost in US dollars."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+class UsageGroup(Record):
+    """A sum of model calls."""
+
+    key: str
+    calls: int = 0
+    usage: TokenUsage = Field(default_factory=TokenUsage)
+
+
+class ModelCall(Record):
+    """What one model call used."""
+
+    request_id: str
+    catalogue_model: str = ""
+    provider: str = ""
+    outcome: str = ""
+    usage: TokenUsage = Field(default_factory=TokenUsage)
+
+
+class Checkpoint(Record):
+    """A signed head of the audit log."""
+
+    note: str
+    tree_size: int
+    verifier_key: str

@@ -1,11 +1,12 @@
 """Files, tools, models, usage and audit: small areas of the API, a class each."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slipway_client.models import File, Record, Tool, ToolResult
-from slipway_client.transport import Transport
+from slipway_client.models import Checkpoint, File, ModelCall, Record, Tool, ToolResult, UsageGroup
+from slipway_client.transport import Transport, listed, read, route
 
 
 class Files:
@@ -14,26 +15,42 @@ class Files:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def upload(self, path: Path, *, filename: str | None = None) -> File:
-        """Uploads a file; its id can be given to runs."""
+    def upload(
+        self,
+        path: Path,
+        *,
+        filename: str | None = None,
+        readers: Sequence[str] = (),
+        ttl_seconds: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> File:
+        """Uploads a file; its id can be given to runs. `readers` (`user:…`, `role:…`) may read it beside its owner."""
+        form = {"readers": json.dumps(list(readers))}
+        if ttl_seconds is not None:
+            form["ttl_seconds"] = str(ttl_seconds)
         with path.open("rb") as handle:
             answer = self._transport.call(
-                "POST", "/v1/files", files={"file": (filename or path.name, handle)}, timeout=300
+                "POST",
+                route("files"),
+                files={"file": (filename or path.name, handle)},
+                data=form,
+                idempotency_key=idempotency_key,
+                timeout=300,
             )
-        return File.model_validate(answer)
+        return read(File, answer)
 
     def get(self, file_id: str) -> File:
         """A file's description."""
-        return File.model_validate(self._transport.call("GET", f"/v1/files/{file_id}"))
+        return read(File, self._transport.call("GET", route("files", file_id)))
 
     def content(self, file_id: str) -> bytes:
         """A file's bytes."""
-        with self._transport.stream(f"/v1/files/{file_id}/content", timeout=300) as response:
+        with self._transport.stream(route("files", file_id, "content"), timeout=300) as response:
             return response.read()
 
     def delete(self, file_id: str) -> None:
         """Removes a file."""
-        self._transport.call("DELETE", f"/v1/files/{file_id}")
+        self._transport.call("DELETE", route("files", file_id))
 
 
 class Tools:
@@ -44,18 +61,20 @@ class Tools:
 
     def put(self, tool: str, declaration: dict[str, Any]) -> Tool:
         """Declares an HTTP tool."""
-        return Tool.model_validate(self._transport.call("PUT", f"/v1/tools/{tool}", json=declaration))
+        return read(Tool, self._transport.call("PUT", route("tools", tool), json=declaration))
+
+    def get(self, tool: str) -> Tool:
+        """One tool."""
+        return read(Tool, self._transport.call("GET", route("tools", tool)))
 
     def list(self) -> Iterator[Tool]:
         """The tools that the caller may see."""
-        return self._transport.pages("/v1/tools", "tools", Tool)
+        return self._transport.pages(route("tools"), "tools", Tool)
 
     def invoke(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Calls a tool."""
         body = {"arguments": arguments}
-        return ToolResult.model_validate(
-            self._transport.call("POST", f"/v1/tools/{tool}/invoke", json=body, timeout=330)
-        )
+        return read(ToolResult, self._transport.call("POST", route("tools", tool, "invoke"), json=body, timeout=330))
 
 
 class Models:
@@ -66,11 +85,11 @@ class Models:
 
     def list(self) -> list[Record]:
         """Models and routes that the caller may use."""
-        return [Record.model_validate(one) for one in self._transport.call("GET", "/v1/models")["data"]]
+        return [read(Record, one) for one in listed(self._transport.call("GET", route("models")), "data")]
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         """One chat completion, in OpenAI's wire format."""
-        return self._transport.call("POST", "/v1/chat/completions", json=body, timeout=300)
+        return self._transport.call("POST", route("chat", "completions"), json=body, timeout=300)
 
 
 class Usage:
@@ -79,10 +98,18 @@ class Usage:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def summary(self, group_by: str) -> list[Record]:
+    def summary(self, group_by: str) -> list[UsageGroup]:
         """Usage of the tenant, added up by model, subject, run, task, provider or day."""
-        answer = self._transport.call("GET", "/v1/usage", params={"group_by": group_by})
-        return [Record.model_validate(one) for one in answer["groups"]]
+        answer = self._transport.call("GET", route("usage"), params={"group_by": group_by})
+        return [read(UsageGroup, one) for one in listed(answer, "groups")]
+
+    def calls(self, *, run_id: str | None = None) -> Iterator[ModelCall]:
+        """Model calls, newest first."""
+        return self._transport.pages(route("usage"), "rows", ModelCall, {"run_id": run_id})
+
+    def get(self, request_id: str) -> ModelCall:
+        """The model call whose answer carried this `x-slipway-request-id`."""
+        return read(ModelCall, self._transport.call("GET", route("usage", request_id)))
 
 
 class Audit:
@@ -93,13 +120,23 @@ class Audit:
 
     def evidence(self, run_id: str) -> bytes:
         """The evidence bundle of a run, as it is to be kept."""
-        with self._transport.stream(f"/v1/runs/{run_id}/evidence", timeout=120) as response:
+        with self._transport.stream(route("runs", run_id, "evidence"), timeout=120) as response:
             return response.read()
 
-    def checkpoint(self) -> Record:
+    def checkpoint(self) -> Checkpoint:
         """The newest signed checkpoint of the tenant's log, with the verifier key."""
-        return Record.model_validate(self._transport.call("GET", "/v1/audit/checkpoint"))
+        return read(Checkpoint, self._transport.call("GET", route("audit", "checkpoint")))
 
-    def events(self, *, run_id: str | None = None) -> Iterator[Record]:
-        """The tenant's audit log."""
-        return self._transport.pages("/v1/audit/events", "events", Record, {"run_id": run_id})
+    def events(self, *, run_id: str | None = None, type: str | None = None) -> Iterator[Record]:  # noqa: A002 # the API's own word
+        """The tenant's audit log, in order."""
+        return self._transport.pages(route("audit", "events"), "events", Record, {"run_id": run_id, "type": type})
+
+    def inclusion(self, event_id: str, *, tree_size: int | None = None) -> Record:
+        """The proof that an event is in the log (RFC 6962, 2.1.1)."""
+        params = {"event_id": event_id, "tree_size": tree_size}
+        return read(Record, self._transport.call("GET", route("audit", "inclusion"), params=params))
+
+    def consistency(self, first_size: int, *, second_size: int | None = None) -> Record:
+        """The proof that the log was only added to between two sizes (RFC 6962, 2.1.2)."""
+        params = {"first_size": first_size, "second_size": second_size}
+        return read(Record, self._transport.call("GET", route("audit", "consistency"), params=params))

@@ -1,16 +1,33 @@
-"""HTTP under the client: tokens, problems, pages."""
+"""HTTP under the client: addresses, tokens, problems, pages."""
 
+import ipaddress
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from slipway_client.errors import ConnectionFailedError, api_error
+from slipway_client.errors import ConnectionFailedError, UnexpectedAnswerError, api_error
 
 M = TypeVar("M", bound=BaseModel)
+
+_CONNECT_SECONDS = 10.0
+
+
+def route(*segments: object) -> str:
+    """The path of a route; what stands in a segment cannot lead out of it."""
+    return "/v1/" + "/".join(quote(str(segment), safe="") for segment in segments)
+
+
+def read(model: type[M], value: object) -> M:
+    """An answer as a model. Raises UnexpectedAnswerError when it has another shape."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UnexpectedAnswerError(f"the answer is no {model.__name__}: {error}") from error
 
 
 class Transport:
@@ -21,7 +38,9 @@ class Transport:
 
     def __init__(self, base_url: str, token: Callable[[], str], timeout: float) -> None:
         self._token = token
-        self._client = httpx.Client(base_url=base_url, timeout=timeout)
+        self._timeout = timeout
+        # Proxies of the environment have no say on the way to this machine.
+        self._client = httpx.Client(base_url=base_url, trust_env=not _is_loopback(httpx.URL(base_url).host))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -41,14 +60,14 @@ class Transport:
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """One request; answers with the body's JSON. Raises ApiError or ConnectionFailedError.
+        """One request; answers with the body's JSON. Raises what `errors` names.
 
         A POST carries an Idempotency-Key, a new one unless it is given: send the same again after a broken connection.
         """
-        sent = {"Authorization": f"Bearer {self._token()}", **(headers or {})}
+        sent = self._headers(headers)
         if method == "POST":
             sent["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
-        try:
+        with self._failures(method, path):
             response = self._client.request(
                 method,
                 path,
@@ -58,43 +77,82 @@ class Transport:
                 files=files,
                 data=data,
                 headers=sent,
-                timeout=timeout if timeout is not None else httpx.USE_CLIENT_DEFAULT,
+                timeout=_limits(timeout or self._timeout),
             )
-        except httpx.TransportError as error:
-            raise ConnectionFailedError(f"{method} {self._client.base_url}{path.lstrip('/')}: {error}") from error
         _raise_for_problem(response)
-        return response.json() if response.content else None
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError as error:
+            raise UnexpectedAnswerError(
+                f"{method} {response.url} answered with {response.headers.get('content-type', 'no type')}, not JSON: "
+                "is this the address of a Slipway gateway?"
+            ) from error
 
     @contextmanager
     def stream(
-        self, path: str, *, headers: Mapping[str, str] | None = None, timeout: float | None = None
+        self, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> Generator[httpx.Response]:
-        """A GET whose body is read piece by piece."""
-        sent = {"Authorization": f"Bearer {self._token()}", **(headers or {})}
-        try:
-            with self._client.stream("GET", path, headers=sent, timeout=timeout) as response:
-                if response.status_code >= 400:
-                    response.read()
-                _raise_for_problem(response)
-                yield response
-        except httpx.TransportError as error:
-            raise ConnectionFailedError(f"GET {self._client.base_url}{path.lstrip('/')}: {error}") from error
+        """A GET whose body is read piece by piece; `timeout` is the longest silence in it, in seconds."""
+        with (
+            self._failures("GET", path),
+            self._client.stream("GET", path, headers=self._headers(headers), timeout=_limits(timeout)) as response,
+        ):
+            if response.status_code >= 300:
+                response.read()
+            _raise_for_problem(response)
+            yield response
 
     def pages(self, path: str, items: str, model: type[M], params: Mapping[str, Any] | None = None) -> Iterator[M]:
         """All items of a listing, page after page."""
         query = dict(params or {})
         while True:
             answer = self.call("GET", path, params=query)
-            for item in answer[items]:
-                yield model.model_validate(item)
+            for item in listed(answer, items):
+                yield read(model, item)
             if not answer.get("next_page_token"):
                 return
             query["page_token"] = answer["next_page_token"]
 
+    def _headers(self, headers: Mapping[str, str] | None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token()}", **(headers or {})}
+
+    @contextmanager
+    def _failures(self, method: str, path: str) -> Generator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            # Some of them (a time-out in reading) have no words of their own.
+            reason = str(error) or type(error).__name__
+            raise ConnectionFailedError(f"{method} {self._client.base_url}{path.lstrip('/')}: {reason}") from error
+
+
+def listed(answer: Any, items: str) -> list[Any]:
+    """The list that an answer holds. Raises UnexpectedAnswerError when it holds none."""
+    found = answer.get(items) if isinstance(answer, dict) else None
+    if not isinstance(found, list):
+        raise UnexpectedAnswerError(f"the answer holds no list of {items}")
+    return found
+
+
+def _limits(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
 
 def _raise_for_problem(response: httpx.Response) -> None:
-    if response.status_code < 400:
+    if response.status_code < 300:
         return
+    if response.status_code < 400:
+        where = response.headers.get("location", "elsewhere")
+        raise UnexpectedAnswerError(f"{response.url} points to {where}: name that address instead")
     try:
         problem = response.json()
     except ValueError:
