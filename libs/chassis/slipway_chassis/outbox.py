@@ -151,7 +151,12 @@ class Outbox:
         total = 0
         while True:
             self._wake.clear()
-            claimed, confirmed = await self._publish_batch()
+            try:
+                claimed, confirmed = await self._publish_batch()
+            except Unavailable:
+                # The broker is away: that is when the backlog is worth watching.
+                await self._measure()
+                raise
             total += confirmed
             if claimed < _BATCH:
                 await self._measure()
