@@ -1,13 +1,12 @@
 """The `slipway` command."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from slipway_cli.commands import agents, approvals, audit, identity, knowledge, money, runs, tools
+from slipway_cli.output import USAGE, console, fail
 
 app = typer.Typer(
     name="slipway",
@@ -42,13 +41,15 @@ def up(
     tour: Annotated[bool, typer.Option("--tour", help="Take one real agent run through the stack.")] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C."""
+    # The command line starts fast: what only this command needs is imported here.
+    import asyncio
+
     from slipway_cli.supervisor.plan import Options
     from slipway_cli.supervisor.refusal import StartRefusedError
     from slipway_cli.supervisor.servers_file import RealServers, read_servers
     from slipway_cli.supervisor.up import default_config, with_tour
     from slipway_cli.supervisor.up import up as run
 
-    console = Console()
     try:
         options = Options(
             port=port,
@@ -59,8 +60,7 @@ def up(
         )
         status = asyncio.run(run(data_dir, with_tour(options) if tour else options, console=console))
     except StartRefusedError as refused:
-        Console(stderr=True).print(f"slipway: {refused}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(str(refused), USAGE)
     raise typer.Exit(status)
 
 

@@ -5,54 +5,57 @@ import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from slipway_client import (
-    ApiError,
-    ConflictError,
-    ConnectionFailedError,
-    InvalidRequestError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
 
 from slipway_cli.session import NotSignedInError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 FAILED = 1
 USAGE = 2
 DENIED = 3
 NOT_FOUND = 4
 CONFLICT = 5
-UNREACHABLE = 6
+NOT_NOW = 6
+INTERRUPTED = 130
 
-_EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
-    (UnauthenticatedError, DENIED),
-    (PermissionDeniedError, DENIED),
-    (NotFoundError, NOT_FOUND),
-    (ConflictError, CONFLICT),
-    (InvalidRequestError, USAGE),
-    (ApiError, FAILED),
-    (NotSignedInError, DENIED),
-    (ConnectionFailedError, UNREACHABLE),
-)
+# Into a pipe, lines are as long as they are: who searches them must find an id in one piece.
+_PIPE_WIDTH = 10_000
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 errors = Console(stderr=True)
 
 
 @contextmanager
 def exit_codes() -> Generator[None]:
     """Turns what went wrong into a sentence and an exit code."""
+    from slipway_client import errors as client
+
     try:
         yield
-    except (ApiError, NotSignedInError, ConnectionFailedError) as error:
-        fail(str(error), next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+    except NotSignedInError as error:
+        fail(str(error), DENIED)
+    except client.SlipwayError as error:
+        match error:
+            case client.UnauthenticatedError() | client.PermissionDeniedError():
+                code = DENIED
+            case client.NotFoundError():
+                code = NOT_FOUND
+            case client.ConflictError():
+                code = CONFLICT
+            case client.InvalidRequestError():
+                code = USAGE
+            case client.ConnectionFailedError() | client.UnavailableError() | client.RateLimitedError():
+                code = NOT_NOW
+            case _:
+                code = FAILED
+        fail(str(error), code)
 
 
 def fail(sentence: str, code: int = FAILED) -> NoReturn:
@@ -62,11 +65,17 @@ def fail(sentence: str, code: int = FAILED) -> NoReturn:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
+    """One JSON document on standard output, for people to read too."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def show_one(record: BaseModel, *, as_json: bool) -> None:
+def print_json_line(value: object) -> None:
+    """One JSON document on one line: a stream of them is read line by line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def show_one(record: "BaseModel", *, as_json: bool) -> None:
     """One record: all of it as JSON, or its fields, a line each."""
     values = record.model_dump(mode="json")
     if as_json:
@@ -81,7 +90,7 @@ def show_one(record: BaseModel, *, as_json: bool) -> None:
     console.print(table)
 
 
-def show_many(records: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool, key: str) -> None:
+def show_many(records: "Iterable[BaseModel]", columns: Sequence[str], *, as_json: bool, key: str) -> None:
     """Many records: all as JSON under `key`, or the named columns (`a.b`: b in a) as a table."""
     rows = [record.model_dump(mode="json") for record in records]
     if as_json:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
-from slipway_client import Client
 
 from slipway_cli.supervisor.data_dir import StackState, read_state, write_private
+
+if TYPE_CHECKING:
+    from slipway_client import Client
 
 DataDirOption = Annotated[
     Path, typer.Option("--data-dir", envvar="SLIPWAY_DATA_DIR", help="Data directory of the stack on this machine.")
@@ -46,12 +47,18 @@ class DevelopmentSignIn:
         self._token: _Token | None = None
 
     def __call__(self) -> str:
-        """A token that is good for at least another 30 seconds. Raises NotSignedInError when it is refused."""
+        """A token that is good for at least another 30 seconds.
+
+        Raises NotSignedInError when the user is refused, ConnectionFailedError when the issuer does not answer.
+        """
         if self._token is None or self._token.ends < time.monotonic() + 30:
             self._token = self._sign_in()
         return self._token.text
 
     def _sign_in(self) -> _Token:
+        import httpx
+        from slipway_client import ConnectionFailedError
+
         form = {
             "grant_type": "password",
             "client_id": "slipway-cli",
@@ -62,7 +69,9 @@ class DevelopmentSignIn:
         try:
             answer = httpx.post(f"{self._issuer}/protocol/openid-connect/token", data=form, trust_env=False, timeout=10)
         except httpx.TransportError as error:
-            raise NotSignedInError(f"the development issuer at {self._issuer} does not answer: {error}") from error
+            raise ConnectionFailedError(f"the development issuer at {self._issuer} does not answer: {error}") from error
+        if answer.status_code >= 500:
+            raise ConnectionFailedError(f"the development issuer at {self._issuer} failed: HTTP {answer.status_code}")
         if answer.status_code != 200:
             raise NotSignedInError(f"the development issuer refused {self._user!r}: wrong user or password")
         body = answer.json()
@@ -86,7 +95,7 @@ def remember(data_dir: Path, user: str, password: str | None) -> None:
 
 
 def token_source(data_dir: Path, user: str | None) -> str | Callable[[], str]:
-    """A token, or what makes tokens: SLIPWAY_TOKEN first, then `user`, then who signed in last."""
+    """A token, or what makes tokens: of `user`, else SLIPWAY_TOKEN, else of who signed in last."""
     if user is None and (token := os.environ.get("SLIPWAY_TOKEN")):
         return token
     password = None
@@ -99,7 +108,8 @@ def token_source(data_dir: Path, user: str | None) -> str | Callable[[], str]:
     return DevelopmentSignIn(stack(data_dir).issuer, user, password)
 
 
-def connect(data_dir: Path = DEFAULT_DATA_DIR, user: str | None = None, url: str | None = None) -> Client:
-    """A client of the gateway that is meant."""
-    address = url or os.environ.get("SLIPWAY_URL")
-    return Client(address or stack(data_dir).url, token_source(data_dir, user))
+def connect(data_dir: Path = DEFAULT_DATA_DIR, user: str | None = None, url: str | None = None) -> "Client":
+    """A client of the gateway at `url`, or else of the running stack."""
+    from slipway_client import Client
+
+    return Client(url or stack(data_dir).url, token_source(data_dir, user))

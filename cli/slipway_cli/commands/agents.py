@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from slipway_cli import session
 from slipway_cli.output import USAGE, exit_codes, fail, show_many, show_one
@@ -27,10 +25,13 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Register a definition as a new version; the same definition is the same version."""
-    text = file.read_text()
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
+        text = file.read_text()
         name = str(YAML(typ="safe").load(text)["metadata"]["name"])
-    except (YAMLError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, YAMLError, KeyError, TypeError) as error:
         fail(f"{file} is no agent definition with a metadata.name: {error}", USAGE)
     with exit_codes(), session.connect(data_dir, user, url) as client:
         show_one(client.agents.put(name, text), as_json=as_json)

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from slipway_evidence.note import NoteError, VerifierKey
-from slipway_evidence.verify import verify as verify_bundle
 
 from slipway_cli import session
 from slipway_cli.output import USAGE, console, errors, exit_codes, fail, print_json
@@ -40,7 +38,7 @@ def key(
 ) -> None:
     """Write the public verifier key of the log to a file; better still, get it from somebody you trust."""
     with exit_codes(), session.connect(data_dir, user, url) as client:
-        verifier_key = str(client.audit.checkpoint().model_dump()["verifier_key"])
+        verifier_key = client.audit.checkpoint().verifier_key
     _write(output, (verifier_key + "\n").encode())
     console.print(verifier_key, markup=False, highlight=False, soft_wrap=True)
 
@@ -54,6 +52,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Verify a bundle offline. Exit code 0: all holds; 1: something does not; 3: it holds so far but is incomplete."""
+    from slipway_evidence.note import NoteError, VerifierKey
+    from slipway_evidence.verify import verify as verify_bundle
+
     try:
         verifier = VerifierKey.parse(key_file.read_text().strip())
     except (NoteError, UnicodeDecodeError) as error:

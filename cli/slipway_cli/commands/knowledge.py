@@ -2,15 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from slipway_client import Client, Document, NotFoundError
 
 from slipway_cli import session
 from slipway_cli.output import FAILED, USAGE, console, errors, exit_codes, fail, print_json, show_many
 from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client, Document
 
 app = typer.Typer(help="Collections of documents.", no_args_is_help=True)
 
@@ -50,16 +51,20 @@ def add(
             )
 
 
-def _make(client: Client, collection: str) -> None:
+def _make(client: "Client", collection: str) -> None:
+    from slipway_client import NotFoundError
+
     # A collection that exists stays as it is described.
     try:
-        next(iter(client.knowledge.documents(collection)), None)
+        client.knowledge.get_collection(collection)
     except NotFoundError:
         client.knowledge.put_collection(collection)
 
 
-def follow_indexing(client: Client, documents: list[Document], *, seconds: float) -> list[Document]:
+def follow_indexing(client: "Client", documents: "list[Document]", *, seconds: float) -> "list[Document]":
     """Waits, with a progress bar, until every document is READY or FAILED or the time is up."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     deadline = time.monotonic() + seconds
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), console=errors

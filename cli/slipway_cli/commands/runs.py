@@ -2,15 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from slipway_client import Client, Run, RunEvent
 
 from slipway_cli import session
-from slipway_cli.output import FAILED, USAGE, console, exit_codes, fail, print_json, show_many, show_one
+from slipway_cli.output import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    console,
+    errors,
+    exit_codes,
+    fail,
+    print_json_line,
+    show_many,
+    show_one,
+)
 from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client, Run, RunEvent
 
 app = typer.Typer(help="Runs of agents.", no_args_is_help=True)
 
@@ -30,11 +43,13 @@ def run(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a run. With --follow the exit code is 1 when it does not succeed."""
+    """Start a run. With --follow, --json prints one event a line, and the exit code is 1 when it does not succeed."""
     labels = dict(_pair(one) for one in label or ())
     with exit_codes(), session.connect(data_dir, user, url) as client:
         started = client.runs.start(agent, parse_input(input_text), version=version, labels=labels or None)
         if follow:
+            if not as_json:
+                console.print(f"[bold]{started.run_id}[/]", highlight=False)
             _follow(client, started.run_id, as_json=as_json)
         else:
             show_one(started, as_json=as_json)
@@ -78,7 +93,7 @@ def watch(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a run's events from the first to the terminal one, as they come."""
+    """Print a run's events, as they come, to its end. The exit code is 1 when it does not succeed."""
     with exit_codes(), session.connect(data_dir, user, url) as client:
         _follow(client, run_id, as_json=as_json)
 
@@ -103,7 +118,7 @@ def parse_input(text: str) -> Any:
         return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
     except OSError as error:
         fail(f"the input file cannot be read: {error}", USAGE)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         fail(f"the input is no JSON: {error}", USAGE)
 
 
@@ -114,14 +129,18 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _follow(client: Client, run_id: str, *, as_json: bool) -> None:
-    for event in client.runs.follow(run_id):
-        if event.kind == "model.delta":
-            continue
-        if as_json:
-            print_json(event.model_dump(mode="json"))
-        else:
-            _print_event(event)
+def _follow(client: "Client", run_id: str, *, as_json: bool) -> None:
+    try:
+        for event in client.runs.follow(run_id):
+            if event.kind == "model.delta":
+                continue
+            if as_json:
+                print_json_line(event.model_dump(mode="json"))
+            else:
+                _print_event(event)
+    except KeyboardInterrupt:
+        errors.print(f"the run goes on: slipway runs watch {run_id}", highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
     ended = client.runs.get(run_id)
     if not as_json:
         _print_end(ended)
@@ -129,7 +148,7 @@ def _follow(client: Client, run_id: str, *, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _print_event(event: RunEvent) -> None:
+def _print_event(event: "RunEvent") -> None:
     time = event.time.astimezone().strftime("%H:%M:%S") if event.time else ""
     text = json.dumps(event.data, ensure_ascii=False) if event.data else ""
     step = event.step_id or ""
@@ -141,7 +160,7 @@ def _print_event(event: RunEvent) -> None:
     )
 
 
-def _print_end(ended: Run) -> None:
+def _print_end(ended: "Run") -> None:
     if ended.error:
         step = f" in step {ended.error.step}" if ended.error.step else ""
         console.print(f"[red]{ended.state}[/]{step}: {escape(ended.error.message)} ({ended.error.code})")

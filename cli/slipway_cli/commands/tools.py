@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from slipway_cli import session
 from slipway_cli.commands.runs import parse_input
@@ -37,9 +35,12 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Declare an HTTP tool."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         declaration = YAML(typ="safe").load(file)
-    except YAMLError as error:
+    except (UnicodeDecodeError, YAMLError) as error:
         fail(f"{file} is no YAML: {error}", USAGE)
     if not isinstance(declaration, dict):
         fail(f"{file} must hold a mapping with description, input_schema and http", USAGE)

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from slipway_cli.supervisor.refusal import StartRefusedError
 
 
@@ -116,6 +114,8 @@ class DataDir:
 
     def end_leftovers(self) -> list[str]:
         """Kills what a crashed supervisor of this folder left behind; answers with the names of what it killed."""
+        import psutil
+
         state = read_state(self.path, running_only=False)
         ended: list[str] = []
         for record in state.processes if state else ():
@@ -134,6 +134,8 @@ class DataDir:
 
 def read_state(path: Path, *, running_only: bool = True) -> StackState | None:
     """The state of the stack in `path`; None when there is none, or when its supervisor is gone."""
+    import psutil
+
     try:
         raw: dict[str, Any] = json.loads((path / "state.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
