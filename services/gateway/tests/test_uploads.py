@@ -18,8 +18,11 @@ def received(services: Any) -> list[tuple[pb.DocumentDescription, bytes, int]]:
     uploads: list[tuple[pb.DocumentDescription, bytes, int]] = []
 
     def put(call: Any) -> pb.PutDocumentResponse:
-        first = next(call.request)
-        parts = [part.data for part in call.request]
+        first, *rest = call.request
+        # As memory does: without its end, an upload was cut off.
+        if not rest or rest[-1].end.size_bytes != sum(len(part.data) for part in rest):
+            raise InvalidArgument("the upload was cut off")
+        parts = [part.data for part in rest[:-1]]
         uploads.append((first.description, b"".join(parts), max(map(len, parts), default=0)))
         document = pb.Document(collection="handbook", document="refunds.md", state=pb.DOCUMENT_STATE_INDEXING)
         return pb.PutDocumentResponse(document=document, created=len(uploads) == 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 from redis.asyncio import Redis
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
-from slipway_chassis import retention
+from slipway_chassis import retention, telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.channel import connect
 from slipway_chassis.crypto import SubjectKeys
@@ -48,6 +48,7 @@ _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
 
 async def serve(settings: MemorySettings) -> None:
     """Serve until SIGTERM."""
+    telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
     pool = await open_pool(settings.database_url.get_secret_value())
     await migrate(pool, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
     bus = await open_bus(settings.bus_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""Upload streams: one description, then bytes."""
+"""Upload streams: one description, then bytes, then the word that they are whole."""
 
 from __future__ import annotations
 
@@ -52,13 +52,26 @@ async def file_opening(stream: AsyncIterator[pb.UploadFileRequest]) -> pb.FileDe
 
 
 async def data_parts(stream: Parts) -> AsyncIterator[bytes]:
-    """The bytes that follow. Raises UploadIncomplete for any other part, or one that is too long."""
+    """The bytes that follow, up to the end that the caller declares.
+
+    Raises UploadIncomplete for any other part, one that is too long, or a stream that ends before its end: a caller
+    that gives up half-way ends the stream too, and the cancellation may come later than what was sent.
+    """
+    size = 0
     async for part in stream:
-        if part.WhichOneof("part") != "data":
-            raise UploadIncomplete("after its description, an upload has bytes only", field="part")
-        if len(part.data) > _MOST_PART_BYTES:
-            raise UploadIncomplete("a part has at most 64 KiB", field="data")
-        yield part.data
+        match part.WhichOneof("part"):
+            case "data":
+                if len(part.data) > _MOST_PART_BYTES:
+                    raise UploadIncomplete("a part has at most 64 KiB", field="data")
+                size += len(part.data)
+                yield part.data
+            case "end":
+                if part.end.size_bytes != size:
+                    raise UploadIncomplete(f"{part.end.size_bytes} bytes were sent, {size} arrived", field="end")
+                return
+            case _:
+                raise UploadIncomplete("after its description, an upload has bytes and an end only", field="part")
+    raise UploadIncomplete("the upload was cut off", field="end")
 
 
 def _no_opening() -> UploadIncomplete:

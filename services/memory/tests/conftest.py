@@ -319,6 +319,7 @@ class Client:
             yield pb.PutDocumentRequest(description=description)
             for start in range(0, len(data), PART):
                 yield pb.PutDocumentRequest(data=data[start : start + PART])
+            yield pb.PutDocumentRequest(end=pb.UploadEnd(size_bytes=len(data)))
 
         return await self.call(self.knowledge.PutDocument, parts(), timeout)
 
@@ -355,6 +356,7 @@ class Client:
             yield pb.UploadFileRequest(description=pb.FileDescription(filename=filename, **fields))
             for start in range(0, len(data), PART):
                 yield pb.UploadFileRequest(data=data[start : start + PART])
+            yield pb.UploadFileRequest(end=pb.UploadEnd(size_bytes=len(data)))
 
         return (await self.call(self.files.UploadFile, parts())).file
 

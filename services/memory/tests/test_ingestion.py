@@ -224,7 +224,7 @@ async def test_a_wrong_description_names_the_field(alice, fields, field):
     assert (error.kind, error.field) == (ErrorKind.INVALID_ARGUMENT, field)
 
 
-async def test_an_upload_begins_with_its_description_and_has_one(alice):
+async def test_an_upload_has_one_description_and_then_an_end_that_tells_its_size(alice):
     await alice.collection()
     description = pb.PutDocumentRequest(description=pb.DocumentDescription(collection="handbook", document="d"))
 
@@ -233,6 +233,15 @@ async def test_an_upload_begins_with_its_description_and_has_one(alice):
             yield request
 
     data = pb.PutDocumentRequest(data=b"text")
-    for wrong in ((), (data,), (description, description), (description, data, pb.PutDocumentRequest())):
+    wrong_end = pb.PutDocumentRequest(end=pb.UploadEnd(size_bytes=5))
+    for wrong in (
+        (),
+        (data,),
+        (description, description),
+        (description, data, pb.PutDocumentRequest()),
+        # Cut off: what a caller that gives up half-way leaves.
+        (description, data),
+        (description, data, wrong_end),
+    ):
         error = await refusal(alice.call(alice.knowledge.PutDocument, parts(*wrong)))
         assert error.reason == "UPLOAD_INVALID"

@@ -103,7 +103,7 @@ class KnowledgeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutDocument(self, request_iterator, context):
-        """PutDocument takes a document's description, then its bytes. It is parsed before the answer (so that bad input is
+        """PutDocument takes a document's description, its bytes, and the word that they are whole. It is parsed before the answer (so that bad input is
         refused here and leaves the collection as it was), and indexed after it: watch GetDocument for READY. An older
         content of the same document stays searchable until then.
         """
@@ -448,7 +448,7 @@ class FilesServiceServicer:
     """
 
     def UploadFile(self, request_iterator, context):
-        """UploadFile takes a file's description, then its bytes.
+        """UploadFile takes a file's description, its bytes, and the word that they are whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class KnowledgeServiceStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ListCollectionsRequest, _memory_pb2.ListCollectionsResponse]
     """ListCollections pages through the tenant's collections that the caller may read, by name."""
     PutDocument: _grpc.StreamUnaryMultiCallable[_memory_pb2.PutDocumentRequest, _memory_pb2.PutDocumentResponse]
-    """PutDocument takes a document's description, then its bytes. It is parsed before the answer (so that bad input is
+    """PutDocument takes a document's description, its bytes, and the word that they are whole. It is parsed before the answer (so that bad input is
     refused here and leaves the collection as it was), and indexed after it: watch GetDocument for READY. An older
     content of the same document stays searchable until then.
     """
@@ -65,7 +65,7 @@ class KnowledgeServiceAsyncStub(KnowledgeServiceStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_memory_pb2.ListCollectionsRequest, _memory_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """ListCollections pages through the tenant's collections that the caller may read, by name."""
     PutDocument: _aio.StreamUnaryMultiCallable[_memory_pb2.PutDocumentRequest, _memory_pb2.PutDocumentResponse]  # type: ignore[assignment]
-    """PutDocument takes a document's description, then its bytes. It is parsed before the answer (so that bad input is
+    """PutDocument takes a document's description, its bytes, and the word that they are whole. It is parsed before the answer (so that bad input is
     refused here and leaves the collection as it was), and indexed after it: watch GetDocument for READY. An older
     content of the same document stays searchable until then.
     """
@@ -111,7 +111,7 @@ class KnowledgeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_memory_pb2.PutDocumentRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.PutDocumentResponse, _abc.Awaitable[_memory_pb2.PutDocumentResponse]]:
-        """PutDocument takes a document's description, then its bytes. It is parsed before the answer (so that bad input is
+        """PutDocument takes a document's description, its bytes, and the word that they are whole. It is parsed before the answer (so that bad input is
         refused here and leaves the collection as it was), and indexed after it: watch GetDocument for READY. An older
         content of the same document stays searchable until then.
         """
@@ -158,7 +158,7 @@ class FilesServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FilesServiceAsyncStub: ...
     UploadFile: _grpc.StreamUnaryMultiCallable[_memory_pb2.UploadFileRequest, _memory_pb2.UploadFileResponse]
-    """UploadFile takes a file's description, then its bytes."""
+    """UploadFile takes a file's description, its bytes, and the word that they are whole."""
     GetFile: _grpc.UnaryUnaryMultiCallable[_memory_pb2.GetFileRequest, _memory_pb2.GetFileResponse]
     """GetFile answers with a file's description."""
     DownloadFile: _grpc.UnaryStreamMultiCallable[_memory_pb2.DownloadFileRequest, _memory_pb2.DownloadFileResponse]
@@ -172,7 +172,7 @@ class FilesServiceAsyncStub(FilesServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadFile: _aio.StreamUnaryMultiCallable[_memory_pb2.UploadFileRequest, _memory_pb2.UploadFileResponse]  # type: ignore[assignment]
-    """UploadFile takes a file's description, then its bytes."""
+    """UploadFile takes a file's description, its bytes, and the word that they are whole."""
     GetFile: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetFileRequest, _memory_pb2.GetFileResponse]  # type: ignore[assignment]
     """GetFile answers with a file's description."""
     DownloadFile: _aio.UnaryStreamMultiCallable[_memory_pb2.DownloadFileRequest, _memory_pb2.DownloadFileResponse]  # type: ignore[assignment]
@@ -189,7 +189,7 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_memory_pb2.UploadFileRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.UploadFileResponse, _abc.Awaitable[_memory_pb2.UploadFileResponse]]:
-        """UploadFile takes a file's description, then its bytes."""
+        """UploadFile takes a file's description, its bytes, and the word that they are whole."""
 
     @_abc_1.abstractmethod
     def GetFile(

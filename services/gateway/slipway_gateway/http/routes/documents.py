@@ -76,9 +76,12 @@ async def put_document(
     )
 
     async def parts() -> AsyncGenerator[pb.PutDocumentRequest]:
+        size = 0
         yield pb.PutDocumentRequest(description=description)
         async for part in upload.parts():
+            size += len(part)
             yield pb.PutDocumentRequest(data=part)
+        yield pb.PutDocumentRequest(end=pb.UploadEnd(size_bytes=size))
 
     answer: pb.PutDocumentResponse = await calls.upload(calls.peers.knowledge.PutDocument, parts())
     response.status_code = 201 if answer.created else 200

@@ -62,9 +62,12 @@ async def upload_file(request: Request, calls: CallsDep, gateway: GatewayDep, re
         description.ttl.FromTimedelta(timedelta(seconds=int(ttl)))
 
     async def parts() -> AsyncGenerator[pb.UploadFileRequest]:
+        size = 0
         yield pb.UploadFileRequest(description=description)
         async for part in upload.parts():
+            size += len(part)
             yield pb.UploadFileRequest(data=part)
+        yield pb.UploadFileRequest(end=pb.UploadEnd(size_bytes=size))
 
     answer: pb.UploadFileResponse = await calls.upload(calls.peers.files.UploadFile, parts())
     return file_resource(answer.file)
