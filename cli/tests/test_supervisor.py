@@ -112,7 +112,7 @@ async def test_a_process_that_never_starts_ends_the_start_with_its_own_words(tmp
     (port,) = free_ports(1)
     broken = server("broken", port, program="raise SystemExit('the flux capacitor is missing')")
     keeper = supervisor(tmp_path, broken)
-    with pytest.raises(StartRefusedError, match=r"broken does not start.*\n.*flux capacitor"):
+    with pytest.raises(StartRefusedError, match=r"(?s)broken does not start.*flux capacitor"):
         await keeper.start(asyncio.Event())
     await keeper.stop()
 

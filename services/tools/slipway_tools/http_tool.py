@@ -199,7 +199,8 @@ def _hide(raw: bytes | None, secrets: Mapping[str, SecretStr]) -> str | None:
         return None
     for secret in secrets.values():
         value = secret.get_secret_value()
-        for form in {value, value.rpartition(" ")[2]}:
+        # The whole first: else its scheme would be left behind.
+        for form in (value, value.rpartition(" ")[2]):
             if len(form) >= 4:
                 text = text.replace(json.dumps(form)[1:-1], "[secret]").replace(form, "[secret]")
     return text
