@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
 from slipway.runs.v1 import runs_pb2, runs_pb2_grpc
+from slipway_chassis import telemetry
 from slipway_chassis.bus import Bus, open_bus
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
@@ -105,6 +106,7 @@ class Parts:
 
 async def serve_api(settings: OrchestratorSettings) -> None:
     """The gRPC services."""
+    telemetry.setup("orchestrator", settings.otlp_endpoint, settings.log_level)
     parts = await Parts.open(settings)
     catalogue = CallersCatalogue(parts.peers)
     registry = AgentRegistry(parts.transaction, parts.agents, parts.policy, parts.evidence, catalogue)
@@ -132,6 +134,7 @@ async def serve_api(settings: OrchestratorSettings) -> None:
 
 async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
     """A worker. It serves health and metrics only."""
+    telemetry.setup("orchestrator-worker", settings.otlp_endpoint, settings.log_level)
     parts = await Parts.open(settings)
     secret = settings.service_secret.get_secret_value()
     tokens = RunTokens(settings.identity_target, ServiceTokenSource(settings.identity_target, "orchestrator", secret))

@@ -6,6 +6,7 @@ from functools import partial
 import grpc
 from redis.asyncio import Redis
 from slipway.router.v1 import router_pb2, router_pb2_grpc
+from slipway_chassis import telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.effects import EffectLedger
@@ -33,6 +34,7 @@ from slipway_router.wire.pool import WirePool
 
 async def serve(settings: RouterSettings) -> None:
     """Serve until SIGTERM. Raises CatalogueInvalid or SecretsInvalid when there is nothing to start with."""
+    telemetry.setup("router", settings.otlp_endpoint, settings.log_level)
     wires = WirePool()
     catalogue = CatalogueSource(
         settings.catalogue_file, settings.secrets_file, {"local_models_url": settings.local_models_url}, wires
