@@ -229,6 +229,17 @@ def test_traces_and_logs_hold_no_document_no_prompt_and_no_secret(
     assert not tokens
 
 
+@pytest.mark.parametrize(
+    "name", ["gateway", "router", "orchestrator", "worker-1", "worker-2", "memory", "tools", "audit"]
+)
+def test_every_line_of_a_log_is_json_with_time_level_and_service(stack: Stack, traced: Traced, name: str) -> None:
+    lines = (stack.data_dir / "logs" / f"{name}.log").read_text().splitlines()
+    assert lines
+    for line in lines:
+        told = json.loads(line)
+        assert {"timestamp", "level", "event", "service"} <= told.keys(), line
+
+
 def _leaves(name: str, value: object) -> dict[str, str]:
     if isinstance(value, dict):
         return {path: word for key, inner in value.items() for path, word in _leaves(f"{name}/{key}", inner).items()}
