@@ -36,6 +36,7 @@ check format $bin/ruff format --check .
 check lint $bin/ruff check .
 check types $bin/basedpyright --level error
 check imports $bin/lint-imports
+check dependencies $bin/python scripts/dependencies.py
 check proto-lint $bin/buf lint
 check proto-breaking contracts_do_not_break
 check stubs stubs_are_fresh
