@@ -13,8 +13,8 @@ from fault_testing.ledger import Ledger
 from fault_testing.processes import kill, running
 from slipway_testkit.stack import Stack
 
-RUNS = 24
-KILLS = 20
+RUNS = 30
+KILLS = 30
 VICTIMS = (
     "worker-1", "worker-2", "orchestrator", "router", "memory", "tools", "audit", "gateway", "valkey", "postgres",
 )  # fmt: skip
@@ -30,9 +30,9 @@ class Killer:
 
     def run(self) -> None:
         """Until enough have died. Who comes next follows from the seed; what they are doing then does not."""
-        # Everybody's turn comes twice, in an order of its own.
-        turns = self._draw.sample(VICTIMS, len(VICTIMS)) + self._draw.sample(VICTIMS, len(VICTIMS))
-        for victim in turns[:KILLS]:
+        # Everybody's turn comes equally often, in an order that is new in every round.
+        turns = [victim for _ in range(KILLS // len(VICTIMS)) for victim in self._draw.sample(VICTIMS, len(VICTIMS))]
+        for victim in turns:
             time.sleep(self._draw.uniform(0.05, 1.5))
             until(lambda name=victim: kill(self._stack, name), 60, f"{victim} runs, to be killed")
             self.killed.append(victim)
