@@ -1,13 +1,16 @@
 """`slipway approvals …`."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slipway_cli import session
+from slipway_cli.commands.at_gateway import at_gateway
 from slipway_cli.commands.runs import parse_input
-from slipway_cli.output import exit_codes, show_many, show_one
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+from slipway_cli.output import show_many, show_one
+from slipway_cli.session import JsonOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client
 
 app = typer.Typer(help="Decisions that runs wait for.", no_args_is_help=True)
 
@@ -16,98 +19,79 @@ _Message = Annotated[str | None, typer.Option(help="Why.")]
 
 
 @app.command("list")
+@at_gateway
 def list_(
+    client: "Client",
     state: Annotated[str, typer.Option(help="pending, approved, edited, rejected, responded, expired.")] = "pending",
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """List approvals."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        columns = ("approval_id", "run_id", "agent_version", "step_id", "tool", "proposer", "expire_time", "state")
-        show_many(client.approvals.list(state=state), columns, as_json=as_json, key="approvals")
+    columns = ("approval_id", "run_id", "agent_version", "step_id", "tool", "proposer", "expire_time", "state")
+    show_many(client.approvals.list(state=state), columns, as_json=as_json, key="approvals")
 
 
 @app.command()
-def show(
-    approval_id: _Approval,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def show(client: "Client", approval_id: _Approval, as_json: JsonOption = False) -> None:
     """Show exactly what would be approved."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_one(client.approvals.get(approval_id), as_json=as_json)
+    show_one(client.approvals.get(approval_id), as_json=as_json)
 
 
 def _decide(
+    client: "Client",
     approval_id: str,
     decision: str,
-    where: tuple[Any, str | None, str | None],
     *,
     as_json: bool,
     arguments: Any = None,
     message: str | None = None,
 ) -> None:
-    with exit_codes(), session.connect(*where) as client:
-        shown = client.approvals.get(approval_id)
-        decided = client.approvals.decide(shown, decision, arguments=arguments, message=message)
-        show_one(decided, as_json=as_json)
+    shown = client.approvals.get(approval_id)
+    show_one(client.approvals.decide(shown, decision, arguments=arguments, message=message), as_json=as_json)
 
 
 @app.command()
-def approve(
-    approval_id: _Approval,
-    message: _Message = None,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def approve(client: "Client", approval_id: _Approval, message: _Message = None, as_json: JsonOption = False) -> None:
     """Let the action go on as shown."""
-    _decide(approval_id, "approve", (data_dir, user, url), as_json=as_json, message=message)
+    _decide(client, approval_id, "approve", as_json=as_json, message=message)
 
 
 @app.command()
+@at_gateway
 def edit(
+    client: "Client",
     approval_id: _Approval,
     arguments: Annotated[str, typer.Option(help="The new arguments: JSON text, or @FILE.")],
     message: _Message = None,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Change the arguments; another person must then approve them."""
     changed = parse_input(arguments)
-    _decide(approval_id, "edit", (data_dir, user, url), as_json=as_json, arguments=changed, message=message)
+    _decide(client, approval_id, "edit", as_json=as_json, arguments=changed, message=message)
 
 
 @app.command()
+@at_gateway
 def reject(
+    client: "Client",
     approval_id: _Approval,
     message: Annotated[str, typer.Option(help="Why.")],
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Do not let the action go on."""
-    _decide(approval_id, "reject", (data_dir, user, url), as_json=as_json, message=message)
+    _decide(client, approval_id, "reject", as_json=as_json, message=message)
 
 
 @app.command()
+@at_gateway
 def respond(
+    client: "Client",
     approval_id: _Approval,
     response: Annotated[str, typer.Option(help="The answer to use: JSON text, or @FILE.")],
     message: _Message = None,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Answer in place of the tool."""
     answer = parse_input(response)
-    _decide(approval_id, "respond", (data_dir, user, url), as_json=as_json, arguments=answer, message=message)
+    _decide(client, approval_id, "respond", as_json=as_json, arguments=answer, message=message)

@@ -1,13 +1,16 @@
 """`slipway audit …`: evidence, and its verification with no server at all."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli import session
-from slipway_cli.output import USAGE, console, errors, exit_codes, fail, print_json
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+from slipway_cli.commands.at_gateway import at_gateway
+from slipway_cli.output import USAGE, console, errors, fail, print_json
+from slipway_cli.session import JsonOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client
 
 app = typer.Typer(help="The tamper-evident log and its evidence.", no_args_is_help=True)
 
@@ -15,30 +18,19 @@ _Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 
 
 @app.command()
-def export(
-    run_id: Annotated[str, typer.Argument(help="Id of the run.")],
-    output: _Output,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-) -> None:
+@at_gateway
+def export(client: "Client", run_id: Annotated[str, typer.Argument(help="Id of the run.")], output: _Output) -> None:
     """Write the evidence bundle of a run to a file."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        bundle = client.audit.evidence(run_id)
+    bundle = client.audit.evidence(run_id)
     _write(output, bundle)
     console.print(f"{output}: {len(bundle)} bytes")
 
 
 @app.command()
-def key(
-    output: _Output,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-) -> None:
+@at_gateway
+def key(client: "Client", output: _Output) -> None:
     """Write the public verifier key of the log to a file; better still, get it from somebody you trust."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        verifier_key = client.audit.checkpoint().verifier_key
+    verifier_key = client.audit.checkpoint().verifier_key
     _write(output, (verifier_key + "\n").encode())
     console.print(verifier_key, markup=False, highlight=False, soft_wrap=True)
 

@@ -1,12 +1,16 @@
 """`slipway login`, `token` and `whoami`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slipway_cli import session
+from slipway_cli.commands.at_gateway import at_gateway
 from slipway_cli.output import exit_codes, show_one
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, DevelopmentSignIn, JsonOption, UrlOption
+from slipway_cli.session import DEFAULT_DATA_DIR, DataDirOption, DevelopmentSignIn, JsonOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client
 
 _Password = Annotated[str | None, typer.Option(help="Password; by default the user name, as in the realm that ships.")]
 
@@ -33,12 +37,7 @@ def token(
         typer.echo(DevelopmentSignIn(session.stack(data_dir).issuer, user, password)())
 
 
-def whoami(
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def whoami(client: "Client", as_json: JsonOption = False) -> None:
     """Show who the gateway takes you for."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_one(client.whoami(), as_json=as_json)
+    show_one(client.whoami(), as_json=as_json)

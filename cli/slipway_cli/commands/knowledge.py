@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli import session
-from slipway_cli.output import FAILED, USAGE, console, errors, exit_codes, fail, print_json, show_many
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+from slipway_cli.commands.at_gateway import at_gateway
+from slipway_cli.output import FAILED, USAGE, console, errors, fail, print_json, show_many
+from slipway_cli.session import JsonOption
 
 if TYPE_CHECKING:
     from slipway_client import Client, Document
@@ -19,26 +19,24 @@ _Collection = Annotated[str, typer.Argument(help="Name of the collection.")]
 
 
 @app.command()
+@at_gateway
 def add(
+    client: "Client",
     collection: _Collection,
     files: Annotated[
         list[Path], typer.Argument(help="Documents: Markdown, HTML, PDF, docx, text.", exists=True, dir_okay=False)
     ],
     reader: Annotated[list[str] | None, typer.Option("--reader", help="Who may read: user:…, role:…, group:….")] = None,
     wait: Annotated[int, typer.Option(help="Most seconds to wait until all is searchable.", min=1)] = 600,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Put documents into a collection (made at first use) and wait until they are searchable."""
     names = [file.name for file in files]
     if len(set(names)) != len(names):
         fail("two files have the same name, and a document's id is its file's name: add them one by one", USAGE)
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        _make(client, collection)
-        put = [client.knowledge.put_document(collection, file.name, file, readers=reader or ()) for file in files]
-        documents = follow_indexing(client, put, seconds=wait)
+    _make(client, collection)
+    put = [client.knowledge.put_document(collection, file.name, file, readers=reader or ()) for file in files]
+    documents = follow_indexing(client, put, seconds=wait)
     if as_json:
         print_json({"documents": [one.model_dump(mode="json") for one in documents]})
     for one in documents:
@@ -84,32 +82,24 @@ def follow_indexing(client: "Client", documents: "list[Document]", *, seconds: f
 
 
 @app.command("list")
-def list_(
-    collection: _Collection,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def list_(client: "Client", collection: _Collection, as_json: JsonOption = False) -> None:
     """List the documents that you may read."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        columns = ("document", "title", "state", "chunk_count", "size_bytes", "error")
-        show_many(client.knowledge.documents(collection), columns, as_json=as_json, key="documents")
+    columns = ("document", "title", "state", "chunk_count", "size_bytes", "error")
+    show_many(client.knowledge.documents(collection), columns, as_json=as_json, key="documents")
 
 
 @app.command()
+@at_gateway
 def search(
+    client: "Client",
     collection: _Collection,
     query: Annotated[str, typer.Argument(help="The question.")],
     limit: Annotated[int, typer.Option(help="Most passages.", min=1, max=50)] = 5,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Find passages by meaning and words."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        passages = client.knowledge.search(collection, query, limit=limit)
+    passages = client.knowledge.search(collection, query, limit=limit)
     if as_json:
         print_json({"passages": [one.model_dump(mode="json") for one in passages]})
         return
@@ -123,13 +113,11 @@ def search(
 
 
 @app.command()
+@at_gateway
 def delete(
+    client: "Client",
     collection: _Collection,
     document: Annotated[str, typer.Argument(help="Id of the document.")],
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Remove a document."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        client.knowledge.delete_document(collection, document)
+    client.knowledge.delete_document(collection, document)

@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from slipway_cli import session
-from slipway_cli.output import (
-    FAILED,
-    INTERRUPTED,
-    USAGE,
-    console,
-    errors,
-    exit_codes,
-    fail,
-    print_json_line,
-    show_many,
-    show_one,
-)
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+from slipway_cli.commands.at_gateway import at_gateway
+from slipway_cli.output import FAILED, INTERRUPTED, USAGE, console, errors, fail, print_json_line, show_many, show_one
+from slipway_cli.session import JsonOption
 
 if TYPE_CHECKING:
     from slipway_client import Client, Run, RunEvent
@@ -32,84 +21,66 @@ _Input = Annotated[str, typer.Option("--input", help="JSON text, or @FILE with J
 _Label = Annotated[list[str] | None, typer.Option("--label", help="name=value, as often as needed.")]
 
 
+@at_gateway
 def run(
+    client: "Client",
     agent: Annotated[str, typer.Argument(help="Name of the agent.")],
     input_text: _Input,
     version: Annotated[int | None, typer.Option(help="Version; by default the one in production.")] = None,
     label: _Label = None,
     follow: Annotated[bool, typer.Option("--follow", help="Print events until the run ends.")] = False,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Start a run. With --follow, --json prints one event a line, and the exit code is 1 when it does not succeed."""
     labels = dict(_pair(one) for one in label or ())
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        started = client.runs.start(agent, parse_input(input_text), version=version, labels=labels or None)
-        if follow:
-            if not as_json:
-                console.print(f"[bold]{started.run_id}[/]", highlight=False)
-            _follow(client, started.run_id, as_json=as_json)
-        else:
-            show_one(started, as_json=as_json)
+    started = client.runs.start(agent, parse_input(input_text), version=version, labels=labels or None)
+    if follow:
+        if not as_json:
+            console.print(f"[bold]{started.run_id}[/]", highlight=False)
+        _follow(client, started.run_id, as_json=as_json)
+    else:
+        show_one(started, as_json=as_json)
 
 
 @app.command("list")
+@at_gateway
 def list_(
+    client: "Client",
     agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
     state: Annotated[str | None, typer.Option(help="Only runs in this state, e.g. WAITING_APPROVAL.")] = None,
     limit: Annotated[int, typer.Option(help="Most runs.", min=1)] = 50,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """List runs, newest first."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        runs = (one for one, _ in zip(client.runs.list(agent=agent, state=state), range(limit), strict=False))
-        columns = ("run_id", "agent", "version", "state", "caller", "create_time")
-        show_many(runs, columns, as_json=as_json, key="runs")
+    runs = (one for one, _ in zip(client.runs.list(agent=agent, state=state), range(limit), strict=False))
+    columns = ("run_id", "agent", "version", "state", "caller", "create_time")
+    show_many(runs, columns, as_json=as_json, key="runs")
 
 
 @app.command()
-def show(
-    run_id: _Run,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def show(client: "Client", run_id: _Run, as_json: JsonOption = False) -> None:
     """Show one run."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_one(client.runs.get(run_id), as_json=as_json)
+    show_one(client.runs.get(run_id), as_json=as_json)
 
 
 @app.command()
-def watch(
-    run_id: _Run,
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def watch(client: "Client", run_id: _Run, as_json: JsonOption = False) -> None:
     """Print a run's events, as they come, to its end. The exit code is 1 when it does not succeed."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        _follow(client, run_id, as_json=as_json)
+    _follow(client, run_id, as_json=as_json)
 
 
 @app.command()
+@at_gateway
 def cancel(
+    client: "Client",
     run_id: _Run,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a run to stop."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_one(client.runs.cancel(run_id, reason), as_json=as_json)
+    show_one(client.runs.cancel(run_id, reason), as_json=as_json)
 
 
 def parse_input(text: str) -> Any:

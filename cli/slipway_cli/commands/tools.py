@@ -1,37 +1,34 @@
 """`slipway tools …`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli import session
+from slipway_cli.commands.at_gateway import at_gateway
 from slipway_cli.commands.runs import parse_input
-from slipway_cli.output import FAILED, USAGE, exit_codes, fail, show_many, show_one
-from slipway_cli.session import DEFAULT_DATA_DIR, AsOption, DataDirOption, JsonOption, UrlOption
+from slipway_cli.output import FAILED, USAGE, fail, show_many, show_one
+from slipway_cli.session import JsonOption
+
+if TYPE_CHECKING:
+    from slipway_client import Client
 
 app = typer.Typer(help="What agents can do.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_(
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    as_json: JsonOption = False,
-) -> None:
+@at_gateway
+def list_(client: "Client", as_json: JsonOption = False) -> None:
     """List the tools that you may see."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_many(client.tools.list(), ("tool", "kind", "idempotent", "description"), as_json=as_json, key="tools")
+    show_many(client.tools.list(), ("tool", "kind", "idempotent", "description"), as_json=as_json, key="tools")
 
 
 @app.command()
+@at_gateway
 def apply(
+    client: "Client",
     tool: Annotated[str, typer.Argument(help="Name of the tool.")],
     file: Annotated[Path, typer.Argument(help="The declaration (YAML).", exists=True, dir_okay=False)],
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Declare an HTTP tool."""
@@ -44,22 +41,19 @@ def apply(
         fail(f"{file} is no YAML: {error}", USAGE)
     if not isinstance(declaration, dict):
         fail(f"{file} must hold a mapping with description, input_schema and http", USAGE)
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        show_one(client.tools.put(tool, declaration), as_json=as_json)
+    show_one(client.tools.put(tool, declaration), as_json=as_json)
 
 
 @app.command()
+@at_gateway
 def invoke(
+    client: "Client",
     tool: Annotated[str, typer.Argument(help="Name of the tool.")],
     arguments: Annotated[str, typer.Option(help="JSON text, or @FILE.")] = "{}",
-    user: AsOption = None,
-    url: UrlOption = None,
-    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Call a tool. The exit code is 1 when the tool failed."""
-    with exit_codes(), session.connect(data_dir, user, url) as client:
-        result = client.tools.invoke(tool, parse_input(arguments))
-        show_one(result, as_json=as_json)
+    result = client.tools.invoke(tool, parse_input(arguments))
+    show_one(result, as_json=as_json)
     if result.error:
         raise typer.Exit(FAILED)
