@@ -133,6 +133,8 @@ def test_a_repeated_request_makes_no_second_key(alice: Any) -> None:
     other = alice.post("/v1/api-keys", json=body | {"roles": ["operator"]}, headers=headers)
     assert other.status_code == 422
     assert other.json()["code"] == "IDEMPOTENCY_KEY_REUSED"
+    assert other.json()["field"] == "Idempotency-Key"
+    assert "request_id" not in other.text, "the client knows a header, not the field of the contract"
 
 
 def test_a_wrong_description_names_every_field(alice: Any) -> None:

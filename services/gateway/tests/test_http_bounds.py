@@ -98,6 +98,14 @@ def test_the_size_of_a_head_is_bounded(gateway: Any, head: str, status: int) -> 
     assert answers(gateway.url, text) == [status]
 
 
+def test_a_refused_head_has_a_trace_id_that_the_log_knows(gateway: Any) -> None:
+    with Raw(gateway.url) as raw:
+        raw.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + "x" * 40_000 + "\r\n\r\n")
+        problem = json.loads(raw.read_all().partition("\r\n\r\n")[2])
+    assert re.fullmatch("[0-9a-f]{32}", problem["trace_id"])
+    assert problem["trace_id"] in gateway.process.output
+
+
 def test_an_endless_header_is_cut_off(gateway: Any) -> None:
     with Raw(gateway.url) as raw:
         raw.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
@@ -208,6 +216,22 @@ def test_another_media_type_is_415(alice: Any) -> None:
     answer = alice.post("/v1/sessions", content=b"a=b", headers={"content-type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 415
     assert answer.json()["field"] == "Content-Type"
+
+
+def test_a_coded_body_is_415_and_never_read_as_plain(alice: Any, services: Any) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = alice.post("/v1/sessions", content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (415, "Content-Encoding")
+    assert services.asked("CreateSession") == 0
+
+
+def test_a_missing_body_and_a_body_of_another_kind_say_what_to_send(alice: Any) -> None:
+    headers = {"content-type": "application/json"}
+    missing = alice.post("/v1/collections/c/search", content=b"", headers=headers).json()
+    assert missing["detail"] == "the body is missing: send a JSON object"
+    assert alice.post("/v1/collections/c/search", json=[1]).json()["detail"] == "send a JSON object"
+    unknown = alice.post("/v1/collections/c/search", json={"query": "x", "limt": 1}).json()
+    assert (unknown["field"], unknown["violations"][0]["message"]) == ("limt", "there is no such field")
 
 
 def test_unknown_paths_and_methods_are_problems(alice: Any) -> None:

@@ -379,6 +379,13 @@ def test_a_wrong_parameter_is_named_as_openai_names_it(
     assert services.asked("CreateChatCompletion") == 0
 
 
+def test_the_model_auto_leaves_the_choice_to_the_task(sdk: openai.OpenAI, services: Any) -> None:
+    services.on("CreateChatCompletion", answer())
+    sdk.chat.completions.create(model="auto", messages=MESSAGES, extra_body={"slipway": {"task": "summarize"}})
+    chat = services.last("CreateChatCompletion").request.chat
+    assert (chat.model, chat.task) == ("", "summarize")
+
+
 def test_an_empty_list_of_regions_is_a_demand(alice: Any, services: Any) -> None:
     services.on("CreateChatCompletion", answer())
     alice.post("/v1/chat/completions", json={"messages": MESSAGES, "slipway": {"regions": []}})
@@ -412,7 +419,9 @@ def test_embeddings_come_as_the_sdk_decodes_them(sdk: openai.OpenAI, services: A
 
 @pytest.mark.parametrize("body", [{"input": []}, {"input": ""}, {"input": [1, 2]}, {"input": "a", "dimensions": 5}, {}])
 def test_embeddings_that_cannot_be_made_as_asked_are_400(alice: Any, body: dict[str, Any]) -> None:
-    assert alice.post("/v1/embeddings", json=body).status_code == 400
+    answer_ = alice.post("/v1/embeddings", json=body)
+    assert answer_.status_code == 400
+    assert answer_.json()["error"]["param"] == ("dimensions" if "dimensions" in body else "input")
 
 
 def test_the_catalogue_is_listed_whole(sdk: openai.OpenAI, services: Any) -> None:

@@ -73,6 +73,19 @@ def test_what_the_service_refuses_reaches_the_client_while_it_still_sends(alice:
     assert answer.json()["code"] == "DOCUMENT_ENCRYPTED"
 
 
+def test_a_refusal_names_the_form_s_field_not_the_contract_s(alice: Any, services: Any) -> None:
+    class DocumentEmpty(InvalidArgument):
+        reason = "DOCUMENT_EMPTY"
+
+    def refuse(call: Any) -> Any:
+        list(call.request)
+        raise DocumentEmpty("the upload has no bytes", field="data")
+
+    services.on("PutDocument", refuse)
+    problem = alice.put(DOCUMENT, files={"file": ("a.md", b"")}).json()
+    assert (problem["field"], problem["violations"][0]["field"]) == ("file", "file")
+
+
 def test_a_file_over_the_limit_is_413_and_never_looks_whole_to_the_service(
     alice: Any, services: Any, received: list[Any]
 ) -> None:

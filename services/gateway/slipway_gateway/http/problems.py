@@ -3,12 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
-from slipway_chassis.errors import ErrorKind, FieldViolation, RemoteError, SlipwayError
+from slipway_chassis.errors import ErrorKind, RemoteError, SlipwayError
 from slipway_chassis.telemetry import current_trace_id
 from starlette.responses import Response
 
@@ -41,6 +41,8 @@ _STATUS_OF_REASON: Final = {
 }
 # Statuses that the OpenAI SDK tries again by itself, without an idempotency key.
 _SDK_RETRIES: Final = frozenset({408, 409, 429, *range(500, 600)})
+# What the contracts' fields are called over HTTP.
+_HTTP_FIELDS: Final = {"request_id": "Idempotency-Key", "data": "file"}
 # Where the router's fields stand in an OpenAI request.
 _OPENAI_FIELDS: Final = {
     "regions": "slipway.regions",
@@ -144,7 +146,7 @@ def problem_of(error: SlipwayError, path: str) -> Problem:
         detail=_public_message(error),
         code=error.reason,
         field=_field(error.field, openai=openai) if error.field else None,
-        violations=_violations(error.violations, openai=openai),
+        violations=_violations(error, openai=openai),
         metadata=dict(error.metadata) or None,
         trace_id=remote_trace or current_trace_id(),
         error=openai_error(error, status) if openai else None,
@@ -181,11 +183,21 @@ def _is_retryable(status: int, error: SlipwayError) -> bool:
 def _public_message(error: SlipwayError) -> str:
     if error.kind is ErrorKind.INTERNAL:
         return f"internal error (trace {current_trace_id()})"
-    return error.message
+    return _in_http_words(error, error.message)
 
 
-def _violations(violations: Sequence[FieldViolation], *, openai: bool) -> list[Violation] | None:
-    return [Violation(field=_field(item.field, openai=openai), message=item.message) for item in violations] or None
+def _in_http_words(error: SlipwayError, message: str) -> str:
+    """Services know the idempotency key as `request_id`; the client sent a header."""
+    if error.reason == "IDEMPOTENCY_KEY_REUSED":
+        return message.replace("request_id", "the Idempotency-Key")
+    return message
+
+
+def _violations(error: SlipwayError, *, openai: bool) -> list[Violation] | None:
+    return [
+        Violation(field=_field(item.field, openai=openai), message=_in_http_words(error, item.message))
+        for item in error.violations
+    ] or None
 
 
 def _field(field: str, *, openai: bool) -> str:
@@ -194,5 +206,5 @@ def _field(field: str, *, openai: bool) -> str:
         field = field.removeprefix("chat.")
     name = re.match(r"\w*", field)
     head = name[0] if name else ""
-    public = _OPENAI_FIELDS.get(head, head) if openai else head
+    public = (_OPENAI_FIELDS if openai else _HTTP_FIELDS).get(head, head)
     return public.removesuffix("_json").removesuffix("_yaml") + field[len(head) :]

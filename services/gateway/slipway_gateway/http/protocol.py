@@ -6,15 +6,19 @@ subclass bounds size, number and time.
 
 import asyncio
 import json
+import secrets
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
 MAX_URL_BYTES: Final = 8 * 1024
 HEAD_TIMEOUT_SECONDS: Final = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 class _HeadRefused(Exception):
@@ -91,6 +95,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         status, detail = self._refusal
+        trace_id = secrets.token_hex(16)
+        log.info("http.head_refused", status=status, detail=detail, trace_id=trace_id)
         body = json.dumps(
             {
                 "type": "https://slipway.dev/problems/http-malformed",
@@ -98,7 +104,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 "status": status,
                 "detail": detail,
                 "code": "HTTP_MALFORMED",
-                "trace_id": "",
+                # No request is known yet that a trace could tell of; the id ties the answer to the line in the log.
+                "trace_id": trace_id,
             }
         ).encode()
         head = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)

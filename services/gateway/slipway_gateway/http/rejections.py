@@ -1,6 +1,7 @@
 """Requests that are refused before anything else is looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from slipway_chassis.errors import (
@@ -63,10 +64,19 @@ class MethodNotAllowed(Unimplemented):
 
 def invalid_request(error: RequestValidationError) -> InvalidArgument:
     """What FastAPI's validation found, field by field; a value that was sent is never repeated."""
-    violations = [FieldViolation(_path(item["loc"]), str(item["msg"])) for item in error.errors()]
+    violations = [FieldViolation(_path(item["loc"]), _message(item)) for item in error.errors()]
     first = violations[0]
     sentence = f"{first.field}: {first.message}" if first.field else first.message
     return InvalidArgument(sentence, violations=violations)
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    """What is wrong, in the words of somebody who sends JSON."""
+    if item["loc"] == ("body",):
+        return "send a JSON object" if item["type"] != "missing" else "the body is missing: send a JSON object"
+    if item["type"] == "extra_forbidden":
+        return "there is no such field"
+    return str(item["msg"])
 
 
 def _path(location: Sequence[str | int]) -> str:

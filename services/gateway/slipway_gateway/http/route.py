@@ -56,6 +56,7 @@ class ApiRoute(APIRoute):
             setattr(request.state, _PRINCIPAL, principal)
             strict = StrictRequest(request.scope, request.receive)
             try:
+                _check_coding(request)
                 if takes_json:
                     await _read_json(strict)
                 response = await handle(strict)
@@ -67,6 +68,12 @@ class ApiRoute(APIRoute):
             return response
 
         return admitted
+
+
+def _check_coding(request: Request) -> None:
+    """RFC 9110, 8.4: a body in a coding that is not understood must not be read as if it had none."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise MediaTypeUnsupported("send the body as it is, without a content coding", field="Content-Encoding")
 
 
 async def _read_json(request: StrictRequest) -> None:

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.errors import InvalidArgument
 from slipway_chassis.money import to_money
@@ -116,12 +127,24 @@ class EmbeddingsRequest(BaseModel):
     user: str | None = None
     slipway: Extensions = Extensions.model_construct()
 
+    @field_validator("input", mode="wrap")
+    @classmethod
+    def _one_sentence(cls, value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        """A union's faults would be told once for each member, under names that no client has sent."""
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError(
+                "embedding_input", "a text, or a list of 1 to 256 texts; no empty ones, no token arrays"
+            ) from None
+
 
 def chat_request(body: ChatCompletionRequest, request_id: str) -> pb.ChatRequest:
     """The router's request."""
     extensions = body.slipway
     message = pb.ChatRequest(
-        model=body.model,
+        # OpenAI's SDK cannot leave the model out; no name in the catalogue is meant by `auto`.
+        model="" if body.model == "auto" else body.model,
         messages=[_message(item) for item in body.messages],
         stop=[body.stop] if isinstance(body.stop, str) else body.stop or [],
         tools_json=json_text(body.tools) if body.tools else "",
