@@ -15,16 +15,14 @@ Slipway = Callable[..., Result]
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedServer]:
-    gateway = ScriptedServer()
-    yield gateway
-    gateway.close()
+    with ScriptedServer() as gateway:
+        yield gateway
 
 
 @pytest.fixture
 def issuer() -> Iterator[ScriptedServer]:
-    issuer = ScriptedServer()
-    yield issuer
-    issuer.close()
+    with ScriptedServer() as issuer:
+        yield issuer
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from slipway_testkit.scripted_server import ScriptedServer
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedServer]:
-    gateway = ScriptedServer()
-    yield gateway
-    gateway.close()
+    with ScriptedServer() as gateway:
+        yield gateway
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -55,6 +55,12 @@ class ScriptedServer:
     def then(self, *answers: Answer) -> None:
         """Adds answers, one for each request to come."""
         self.answers.extend(answers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Ends the server and its thread."""

@@ -49,12 +49,10 @@ class PostgresServer:
 
     def restart(self, *, crash: bool = False) -> None:
         """Stops the server (`crash`: by SIGKILL) and starts it again on the same address."""
+        self.process.stop(crash=crash)
         if crash:
-            self.process.kill()
             # A killed postmaster leaves its children to notice by themselves; the lock file would refuse the start.
             (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
-        else:
-            self.process.stop()
         self.start()
 
     def create_database(self) -> str:

@@ -64,9 +64,9 @@ class ServerProcess:
                 raise ServerUnavailable(f"{self.name} was not ready after {timeout:.0f} s: {self._log_tail()}")
             time.sleep(0.05)
 
-    def stop(self, timeout: float = 30) -> None:
-        """Orderly stop, then SIGKILL for the whole process group."""
-        if self._child is not None and self._child.poll() is None:
+    def stop(self, timeout: float = 30, *, crash: bool = False) -> None:
+        """Orderly stop (`crash`: none), then SIGKILL for the whole process group."""
+        if not crash and self._child is not None and self._child.poll() is None:
             self._child.send_signal(self.stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(timeout)

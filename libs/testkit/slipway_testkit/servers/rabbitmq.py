@@ -47,10 +47,7 @@ class RabbitServer:
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
-        if crash:
-            self.process.kill()
-        else:
-            self.process.stop()
+        self.process.stop(crash=crash)
 
 
 @contextmanager

@@ -39,10 +39,7 @@ class RedisServer:
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
-        if crash:
-            self.process.kill()
-        else:
-            self.process.stop()
+        self.process.stop(crash=crash)
 
 
 @contextmanager
