@@ -220,7 +220,7 @@ class Tour:
         deadline = time.monotonic() + 30
         while True:
             bundle = self._carol.audit.evidence(run.run_id)
-            key = VerifierKey.parse(str(self._carol.audit.checkpoint().model_dump()["verifier_key"]))
+            key = VerifierKey.parse(self._carol.audit.checkpoint().verifier_key)
             report = verify(bundle, key)
             if report.ok or time.monotonic() > deadline:
                 break
