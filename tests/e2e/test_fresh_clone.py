@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slipway_cli.supervisor.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
@@ -40,8 +41,8 @@ def test_make_run_as_an_ordinary_user_installs_starts_tours_and_leaves_nothing_r
         name: value for name, value in os.environ.items() if not name.startswith(("SLIPWAY_", "VIRTUAL_ENV"))
     }
     environment |= {"HOME": str(clone), "PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": PYTHON}
-    # 8080 may belong to somebody else on this machine; the port is the one thing that a test may not take as given.
-    command = ["make", "run", "UP_FLAGS=--port 18765"]
+    (port,) = free_ports(1)
+    command = ["make", "run", f"UP_FLAGS=--port {port}"]
     done = subprocess.run(
         command, cwd=clone, env=environment, user=nobody, group=nobody, capture_output=True, text=True, timeout=400
     )
