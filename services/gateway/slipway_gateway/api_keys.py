@@ -57,6 +57,12 @@ class IdempotencyKeyReused(InvalidArgument):
     reason = "IDEMPOTENCY_KEY_REUSED"
 
 
+class KeysMakeNoKeys(PermissionDenied):
+    """An API key asked for another API key."""
+
+    reason = "API_KEY_MAKES_NO_KEYS"
+
+
 class RoleNotGrantable(PermissionDenied):
     """The creator may not give that role to an API key."""
 
@@ -138,8 +144,12 @@ class ApiKeys:
     ) -> tuple[ApiKey, str]:
         """A new key and its secret, which is not kept and cannot be shown again.
 
-        Raises InvalidArgument, RoleNotGrantable, PermissionDenied (policy) and what ApiKeyStore.insert raises.
+        Raises InvalidArgument, KeysMakeNoKeys, RoleNotGrantable, PermissionDenied (policy) and what ApiKeyStore.insert
+        raises.
         """
+        if caller.subject.startswith(API_KEY_PREFIX):
+            # It would outlive its own expiry and revocation, and its offspring would have no person behind it.
+            raise KeysMakeNoKeys("an API key makes no API keys: sign in to make one")
         policy = self._policies.authorize(caller, "ManageApiKey", _resource(caller.tenant, "new", caller.subject))
         self._check(caller, name, roles, lifetime or DEFAULT_LIFETIME)
         now = datetime.fromtimestamp(self._clock(), UTC)

@@ -81,6 +81,17 @@ def test_a_key_makes_no_keys_of_its_own_rank_for_others(gateway: Any, caller: Ca
     assert make(caller("bob"), "none", ["reviewer"]).status_code == 403
 
 
+def test_a_key_makes_no_keys(gateway: Any, alice: Any) -> None:
+    """Else a leaked key would outlive its revocation and its expiry, and hide whose it is from four eyes."""
+    key = make(alice, "parent", ["developer"]).json()["key"]
+    answer = httpx.post(
+        f"{gateway.url}/v1/api-keys",
+        json={"name": "child", "roles": ["developer"]},
+        headers={"Authorization": f"Bearer {key}"},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (403, "API_KEY_MAKES_NO_KEYS")
+
+
 def test_a_name_belongs_to_whoever_had_it_first(caller: Callable[[str], Any]) -> None:
     """Two owners of one name would be the same principal."""
     assert make(caller("alice"), "alices-own", ["developer"]).status_code == 201

@@ -76,6 +76,7 @@ def caller_of(principal: Principal) -> Caller:
         token_id=principal.token_id,
         expires_at=principal.expires_at,
         name=principal.name,
+        owner=principal.owner,
     )
 
 
