@@ -1,5 +1,6 @@
 """`slipway up --servers FILE`: real servers in place of the embedded ones."""
 
+import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ _SCHEMES = {
     "redis": ("redis", "rediss", "valkey"),
     "bus": ("amqp", "amqps", "redis", "rediss", "valkey"),
 }
+_PORTS = {"redis": 6379, "rediss": 6379, "valkey": 6379, "amqp": 5672, "amqps": 5671}
+_CONNECT_SECONDS = 10.0
 
 
 class RealServers:
@@ -27,6 +30,31 @@ class RealServers:
         self.postgres = _postgres(postgres) if postgres else None
         self.redis = redis
         self.bus = bus
+
+    async def refuse_unreachable(self) -> None:
+        """Raises StartRefusedError for a Redis or bus that nothing listens at.
+
+        Without it every service waits for such a server for its whole time to start. PostgreSQL is asked when the
+        databases are made.
+        """
+        for name, url in (("redis", self.redis), ("bus", self.bus)):
+            if url is not None:
+                await _refuse_unreachable(name, url)
+
+
+async def _refuse_unreachable(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or _PORTS[parts.scheme]
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        reason = str(error) or f"no answer in {_CONNECT_SECONDS:g} s"
+        # Not the URL: it may hold a password.
+        raise StartRefusedError(
+            f"{name} at {host}:{port} cannot be reached ({reason}): start it, or correct its entry in --servers"
+        ) from None
+    writer.close()
 
 
 def _postgres(url: str) -> PostgresServer:

@@ -35,6 +35,8 @@ async def up(data_dir: Path, options: Options, *, console: Console) -> int:
         for name in directory.end_leftovers():
             events.tell("note", name, "was left by a supervisor that crashed; ended")
         refuse_port_in_use(options.port)
+        refuse_incomplete_config(options.config)
+        await options.servers.refuse_unreachable()
         await _check_sandbox(directory, events)
         _turn_logs(directory)
         plan = await make_plan(directory, options)
@@ -175,6 +177,15 @@ def default_config() -> Path:
             "by --config"
         )
     return folder
+
+
+def refuse_incomplete_config(folder: Path) -> None:
+    """Raises StartRefusedError when the configuration's folder lacks something, before anything is started on it."""
+    for part in ("policies", "realm", "catalogue"):
+        if not (folder / part).is_dir():
+            raise StartRefusedError(
+                f"{folder} holds no {part}/: name a folder with policies/, realm/ and catalogue/ by --config"
+            )
 
 
 def with_tour(options: Options) -> Options:
