@@ -38,6 +38,8 @@ WRONG: list[tuple[str, str, str]] = [
         "spec.limits.on_limit",
         "not supported yet",
     ),
+    (workflow(ONE, limits=LIMITS.replace("wall_time: ", "wall_time: x")), "spec.limits.wall_time", "at most 366d"),
+    (workflow("    - {id: one, timeout: 2h, set: 1}"), "spec.steps[0].timeout", "at most 1h"),
     (workflow("    - {id: one, on_error: escalate, set: 1}"), "spec.steps[0].on_error", "not supported yet"),
     (workflow("    - {id: one, on_error: two, set: 1}"), "spec.steps[0].on_error", "not supported yet"),
     (workflow("    - {id: one, parallel: []}"), "spec.steps[0].parallel", "not supported yet"),

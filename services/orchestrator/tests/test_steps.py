@@ -10,7 +10,7 @@ from orchestrator_testing.executors import EffectUncertain, World
 from orchestrator_testing.stack import Stack
 from slipway.runs.v1 import runs_pb2
 from slipway.tools.v1 import tools_pb2
-from slipway_chassis.errors import SlipwayError, Unavailable
+from slipway_chassis.errors import FieldViolation, InvalidArgument, SlipwayError, Unavailable
 
 PYTHON = "tool: {name: python, arguments: {code: x}}"
 ASK = """
@@ -70,6 +70,15 @@ async def test_an_error_that_the_definition_lets_pass_leaves_null(busy: Stack, w
     definition = workflow(f"    - {{id: a, on_error: continue, {PYTHON}}}", "{a: '${steps.a.output}'}")
     run = await _run(busy, definition)
     assert json.loads(run.output_json) == {"a": None}
+
+
+async def test_a_refusal_of_an_executor_tells_the_run_which_value_was_wrong(busy: Stack, world: World) -> None:
+    async def refuse(name: str, arguments: Any, attempt: int) -> Any:
+        raise InvalidArgument("the files do not fit", violations=[FieldViolation("/files/a.csv", "is no file id")])
+
+    world.tool = refuse
+    run = await _run(busy, workflow(f"    - {{id: a, {PYTHON}}}"))
+    assert run.error.message == "the files do not fit (/files/a.csv: is no file id)"
 
 
 async def test_an_executor_that_is_away_for_a_moment_fails_nothing(busy: Stack, world: World) -> None:

@@ -102,7 +102,7 @@ class Fields:
         match = _DURATION.fullmatch(found.content) if isinstance(found.content, str) else None
         seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
         if not 0 < seconds <= most:
-            self.wrong(found, f"must be a time such as 30s, 15m, 2h or 7d, at most {most:g} s")
+            self.wrong(found, f"must be a time such as 30s, 15m, 2h or 7d, at most {_in_words(most)}")
             return None
         return seconds
 
@@ -147,3 +147,9 @@ class Fields:
             else:
                 self.wrong(item, "must be a string")
         return values
+
+
+def _in_words(seconds: float) -> str:
+    """A bound as it would be written in a definition: in the largest unit up to days that divides it."""
+    unit = next(name for name in ("d", "h", "m", "s", "ms") if seconds % _UNITS[name] == 0)
+    return f"{seconds / _UNITS[unit]:g}{unit}"

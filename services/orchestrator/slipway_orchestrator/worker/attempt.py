@@ -85,12 +85,18 @@ def failure_of(error: SlipwayError) -> Failure:
     return Failure(
         code=error.reason,
         status=error.kind.value,
-        message=error.message,
+        message=_sentence(error),
         retryable=error.kind in _RETRYABLE,
         retry_after=error.retry_after,
         fatal=error.reason in _GRANT_GONE,
         uncertain=error.reason == "EFFECT_UNCERTAIN",
     )
+
+
+def _sentence(error: SlipwayError) -> str:
+    """The error's message and the places it speaks of: a run's event is all that its owner sees of it."""
+    places = [f"{item.field}: {item.message}" for item in error.violations if item.message not in error.message]
+    return f"{error.message} ({'; '.join(places)})" if places else error.message
 
 
 def record_of(record: effects_pb2.RecordRef) -> tuple[Record, ...]:
