@@ -55,7 +55,7 @@ def parse_pdf(file: IO[bytes]) -> ParsedDocument:
     if not any(span.text.strip() for page in pages for span in page):
         raise ParseFailure(
             "PDF_HAS_NO_TEXT",
-            f"the PDF has {len(pages)} pages but no text: it seems to be scanned; run text recognition (OCR) on it",
+            f"the PDF's pages ({len(pages)}) hold no text: it seems to be scanned; run text recognition (OCR) on it",
         )
     blocks = layout(pages)
     if title.lower().startswith(_JUNK_TITLES):
