@@ -220,9 +220,10 @@ def _hurdle(model: Model, demand: Demand, policy: PolicyDecision) -> LeftOut | N
             f"about {demand.input_estimate} tokens do not fit {model.name}: "
             f"its window of {model.context_window} leaves {max(room, 0)}",
         )
-    if not affordable(model, demand):
-        most = most_cost(model, demand)
-        return LeftOut(model, Hurdle.COST, f"{model.name} may cost {most} USD, more than {demand.max_cost}")
+    if demand.max_cost is not None and not affordable(model, demand):
+        # Plain digits: a Decimal by itself writes 0E-9.
+        most, ceiling = (f"{amount.normalize():f}" for amount in (most_cost(model, demand), demand.max_cost))
+        return LeftOut(model, Hurdle.COST, f"{model.name} may cost {most} USD, more than {ceiling}")
     return None
 
 

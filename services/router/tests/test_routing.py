@@ -125,6 +125,8 @@ async def test_a_cost_ceiling_below_the_dearest_outcome_is_refused(client):
     assert answer.message.content == "fine"
     answer = client.chat(text="five!", max_cost=Money(currency_code="USD", nanos=2_000_000))
     assert await refusal(answer) == (ErrorKind.FAILED_PRECONDITION, "MAX_COST_EXCEEDED")
+    with pytest.raises(SlipwayError, match=r"more than 0$"):
+        await client.chat(text="five!", max_cost=Money(currency_code="USD"))
 
 
 async def test_a_cost_ceiling_is_met_by_asking_for_a_shorter_answer(client):
