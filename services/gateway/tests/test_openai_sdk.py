@@ -358,6 +358,8 @@ def test_the_sdk_does_not_repeat_what_may_have_been_bought(gateway: Any, issuer:
         ({"messages": [{"role": "user"}]}, "messages[0]", 400),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", 400),
         ({"messages": [{"role": "alien", "content": "x"}]}, "messages[0].role", 400),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", 400),
+        ({"messages": [{"role": "user", "content": [5]}]}, "messages[0].content", 400),
         ({"temperature": 3}, "temperature", 400),
         ({"n": 2}, "n", 400),
         ({"slipway": {"region": ["eu"]}}, "slipway.region", 400),
@@ -376,6 +378,7 @@ def test_a_wrong_parameter_is_named_as_openai_names_it(
     assert answer_.status_code == status, answer_.text
     problem = answer_.json()
     assert problem["error"]["param"].startswith(param)
+    assert not any("str" in violation["field"] for violation in problem["violations"]), "a name of pydantic's"
     assert services.asked("CreateChatCompletion") == 0
 
 

@@ -174,6 +174,16 @@ def test_violations_of_a_service_reach_the_client(services: Any, alice: Any) -> 
     assert answer.json()["violations"][1] == {"field": "b", "message": "c"}
 
 
+def test_a_tools_wrong_argument_is_named_like_every_other_field(services: Any, alice: Any) -> None:
+    def refuse(call: Any) -> Any:
+        places = [FieldViolation(place, "wrong") for place in ("/", "/rows/0/a~1b")]
+        raise InvalidArgument("the arguments do not fit", violations=places)
+
+    services.on("InvokeTool", refuse)
+    problem = alice.post("/v1/tools/python/invoke", json={"arguments": {}}).json()
+    assert [item["field"] for item in problem["violations"]] == ["arguments", "arguments.rows[0].a/b"]
+
+
 def test_a_service_that_is_away_is_503_and_a_crash_shows_nothing(
     services: Any, alice: Any, other_gateway: Callable[..., Any], issuer: Any, free_port: Callable[[], int]
 ) -> None:

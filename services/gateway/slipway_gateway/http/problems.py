@@ -204,7 +204,15 @@ def _field(field: str, *, openai: bool) -> str:
     """A field of a service's message under the name that it has over HTTP."""
     if openai:
         field = field.removeprefix("chat.")
+    if field.startswith("/"):
+        return _arguments_path(field)
     name = re.match(r"\w*", field)
     head = name[0] if name else ""
     public = (_OPENAI_FIELDS if openai else _HTTP_FIELDS).get(head, head)
     return public.removesuffix("_json").removesuffix("_yaml") + field[len(head) :]
+
+
+def _arguments_path(pointer: str) -> str:
+    """A JSON pointer into a tool's arguments, as the tools service gives it, in the form of all other fields."""
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/") if step]
+    return "arguments" + "".join(f"[{step}]" if step.isdigit() else f".{step}" for step in steps)

@@ -1,7 +1,7 @@
 """Requests that are refused before anything else is looked at."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
 from slipway_chassis.errors import (
@@ -64,7 +64,7 @@ class MethodNotAllowed(Unimplemented):
 
 def invalid_request(error: RequestValidationError) -> InvalidArgument:
     """What FastAPI's validation found, field by field; a value that was sent is never repeated."""
-    violations = [FieldViolation(_path(item["loc"]), _message(item)) for item in error.errors()]
+    violations = [FieldViolation(_path(item["loc"], error.body), _message(item)) for item in error.errors()]
     first = violations[0]
     sentence = f"{first.field}: {first.message}" if first.field else first.message
     return InvalidArgument(sentence, violations=violations)
@@ -79,9 +79,24 @@ def _message(item: Mapping[str, Any]) -> str:
     return str(item["msg"])
 
 
-def _path(location: Sequence[str | int]) -> str:
-    """`("body", "steps", 2, "tool")` as `steps[2].tool`; where the value stood (body, query, …) is not part of it."""
+def _path(location: Sequence[str | int], body: Any) -> str:
+    """`("body", "steps", 2, "tool")` as `steps[2].tool`; where the value stood (body, query, …) is not part of it.
+
+    Nor are the names that pydantic gives to the members of a union: they stand where the body holds no object.
+    """
     path = ""
+    value: Any = body if location[0] == "body" else {}
     for step in location[1:]:
+        if isinstance(step, str) and not isinstance(value, Mapping):
+            continue
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+        if location[0] == "body":
+            value = _member(cast(Any, value), step)
     return path
+
+
+def _member(value: Any, step: str | int) -> Any:
+    try:
+        return value[step]
+    except (LookupError, TypeError):
+        return None
