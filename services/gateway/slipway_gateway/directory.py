@@ -25,6 +25,10 @@ class Directory(Protocol):
         """The subject, or None when it is unknown in that tenant, or disabled. Raises Unavailable."""
         ...
 
+    async def has_role(self, role: str) -> bool:
+        """False for a role that nobody can have; True also when the directory cannot tell. Raises Unavailable."""
+        ...
+
 
 class RealmFileDirectory:
     """Subjects of a Keycloak realm export, the file that the development issuer signs people in from."""
@@ -38,6 +42,10 @@ class RealmFileDirectory:
         if user is None or not user.enabled or user.tenant != tenant:
             return None
         return Subject(user.username, user.roles, user.groups)
+
+    async def has_role(self, role: str) -> bool:
+        """Whether the realm declares the role."""
+        return role in self._realm.current().roles
 
 
 class PrefixedDirectories:
@@ -53,6 +61,10 @@ class PrefixedDirectories:
             if subject.startswith(prefix):
                 return await directory.find(tenant, subject)
         return await self._rest.find(tenant, subject)
+
+    async def has_role(self, role: str) -> bool:
+        """As in Directory; prefixed subjects have no roles of their own."""
+        return await self._rest.has_role(role)
 
 
 def open_directory(url: str) -> Directory:

@@ -91,7 +91,7 @@ async def serve(settings: GatewaySettings) -> None:
     http = HttpServer(create_app(gateway), listener, grace=settings.shutdown_grace, stopping=gateway.stopping)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        add_IdentityServiceServicer_to_server(IdentityServicer(secrets, tokens, grants), server)
+        add_IdentityServiceServicer_to_server(IdentityServicer(secrets, tokens, grants, directory), server)
         return [DESCRIPTOR.services_by_name["IdentityService"].full_name]
 
     async def close() -> None:

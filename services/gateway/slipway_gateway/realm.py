@@ -64,8 +64,17 @@ class _User(_Export):
     serviceAccountClientId: str = ""
 
 
+class _Role(_Export):
+    name: str = Field(min_length=1)
+
+
+class _Roles(_Export):
+    realm: tuple[_Role, ...] = ()
+
+
 class _Realm(_Export):
     realm: str = Field(min_length=1)
+    roles: _Roles = _Roles()
     accessTokenLifespan: int = Field(default=300, ge=10, le=3600)
     clientScopes: tuple[_ClientScope, ...] = ()
     clients: tuple[_Client, ...] = ()
@@ -121,6 +130,7 @@ class Realm:
     token_lifespan: int
     users: tuple[RealmUser, ...]
     clients: Mapping[str, RealmClient]
+    roles: frozenset[str]
 
     def user_by_id(self, user_id: str) -> RealmUser | None:
         """The user with that id."""
@@ -146,11 +156,13 @@ def parse_realm(text: bytes) -> Realm:
     except ValueError as error:
         raise RealmUnusable(f"it is not JSON: {error}") from None
     scopes = {scope.name: scope.protocolMappers for scope in export.clientScopes}
+    declared = {role.name for role in export.roles.realm}
     return Realm(
         name=export.realm,
         token_lifespan=export.accessTokenLifespan,
         users=tuple(_user(user) for user in export.users),
         clients={client.clientId: _client(client, scopes) for client in export.clients},
+        roles=frozenset(declared.union(*(user.realmRoles for user in export.users))),
     )
 
 

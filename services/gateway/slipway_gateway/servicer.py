@@ -10,6 +10,7 @@ from slipway_chassis.errors import InvalidArgument, PermissionDenied
 from slipway_chassis.ids import is_id
 
 from slipway_gateway.caller_tokens import CallerTokens
+from slipway_gateway.directory import Directory
 from slipway_gateway.principal import is_tenant
 from slipway_gateway.run_grants import RunGrants
 from slipway_gateway.services import ServiceSecrets
@@ -18,6 +19,7 @@ from slipway_gateway.services import ServiceSecrets
 PUBLIC_METHODS: Final = frozenset({"/slipway.identity.v1.IdentityService/IssueServiceToken"})
 ORCHESTRATOR: Final = "service:orchestrator"
 MAX_GRANT_BYTES: Final = 8192
+MAX_PRINCIPALS: Final = 200
 
 
 class NotTheOrchestrator(PermissionDenied):
@@ -29,10 +31,11 @@ class NotTheOrchestrator(PermissionDenied):
 class IdentityServicer(rpc.IdentityServiceServicer):
     """Issues, exchanges and revokes."""
 
-    def __init__(self, secrets: ServiceSecrets, tokens: CallerTokens, grants: RunGrants) -> None:
+    def __init__(self, secrets: ServiceSecrets, tokens: CallerTokens, grants: RunGrants, directory: Directory) -> None:
         self._secrets = secrets
         self._tokens = tokens
         self._grants = grants
+        self._directory = directory
 
     async def IssueServiceToken(
         self,
@@ -67,6 +70,26 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         response = pb.ExchangeRunGrantResponse(token=issued.token)
         response.expire_time.FromDatetime(issued.expires_at)
         return response
+
+    async def ListUnknownPrincipals(
+        self,
+        request: pb.ListUnknownPrincipalsRequest,
+        context: "grpc.aio.ServicerContext[pb.ListUnknownPrincipalsRequest, pb.ListUnknownPrincipalsResponse]",
+    ) -> pb.ListUnknownPrincipalsResponse:
+        """Those of the principals that nobody in the caller's tenant is."""
+        del context
+        if len(request.principals) > MAX_PRINCIPALS:
+            raise InvalidArgument(f"at most {MAX_PRINCIPALS}", field="principals")
+        tenant = current_caller().tenant
+        return pb.ListUnknownPrincipalsResponse(
+            unknown=[principal for principal in request.principals if not await self._knows(tenant, principal)]
+        )
+
+    async def _knows(self, tenant: str, principal: str) -> bool:
+        kind, _, name = principal.partition(":")
+        if kind == "role":
+            return await self._directory.has_role(name)
+        return kind == "user" and await self._directory.find(tenant, name) is not None
 
     async def RevokeRunGrant(
         self,

@@ -172,6 +172,15 @@ async def test_what_is_no_grant_is_not_exchanged(
     assert caught.value.kind is ErrorKind.INVALID_ARGUMENT
 
 
+async def test_roles_and_users_that_nobody_knows_are_told(identity: Identity) -> None:
+    asked = ["role:reviewer", "role:nobody", "user:bob", "user:mallory", "user:gina", "group:acme"]
+    request = pb.ListUnknownPrincipalsRequest(principals=asked)
+    token = await identity.service_token(tenant="acme")
+    answer = await invoke(identity.stub.ListUnknownPrincipals, request, token=token, timeout=10)
+    # Gina belongs to another tenant; a group approves nothing.
+    assert list(answer.unknown) == ["role:nobody", "user:mallory", "user:gina", "group:acme"]
+
+
 async def test_a_service_proves_itself_by_its_secret(identity: Identity) -> None:
     token = await identity.service_token(tenant="acme")
     caller = identity.verifier.verify(token)

@@ -88,7 +88,9 @@ class Parts:
             runs=RunStore(keys, journal, outbox),
             approvals=ApprovalStore(keys, journal),
             policy=PolicyEngine(settings.policy_dir),
-            peers=Peers.at(settings.router_target, settings.memory_target, settings.tools_target),
+            peers=Peers.at(
+                settings.router_target, settings.memory_target, settings.tools_target, settings.identity_target
+            ),
             transaction=partial(transaction, pool),
         )
 

@@ -1,11 +1,13 @@
 """The services that the orchestrator calls: connections, and the lookups at registration."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
-from slipway.router.v1 import router_pb2_grpc
+from slipway.router.v1 import router_pb2, router_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis.caller import current_token
 from slipway_chassis.channel import connect, invoke
@@ -24,16 +26,18 @@ class Peers:
     router: router_pb2_grpc.RouterServiceStub
     knowledge: memory_pb2_grpc.KnowledgeServiceStub
     tools: tools_pb2_grpc.ToolsServiceStub
+    identity: identity_pb2_grpc.IdentityServiceStub
     channels: tuple[Any, ...]
 
     @classmethod
-    def at(cls, router: str, memory: str, tools: str) -> "Peers":
+    def at(cls, router: str, memory: str, tools: str, identity: str) -> "Peers":
         """Connections to these targets; they are made at the first call."""
-        channels = connect(router), connect(memory), connect(tools)
+        channels = connect(router), connect(memory), connect(tools), connect(identity)
         return cls(
             router_pb2_grpc.RouterServiceStub(channels[0]),
             memory_pb2_grpc.KnowledgeServiceStub(channels[1]),
             tools_pb2_grpc.ToolsServiceStub(channels[2]),
+            identity_pb2_grpc.IdentityServiceStub(channels[3]),
             channels,
         )
 
@@ -81,3 +85,22 @@ class CallersCatalogue:
                 return False
             raise
         return True
+
+    async def model_fault(self, model: str, task: str) -> str | None:
+        """Why no model of that name, or for that task, can be had; None when one can. Raises Unavailable."""
+        request = router_pb2.ExplainRouteRequest(chat=router_pb2.ChatRequest(model=model, task=task))
+        try:
+            await invoke(self._peers.router.ExplainRoute, request, token=current_token(), timeout=_LOOK_UP)
+        except SlipwayError as error:
+            if error.kind in _HIDDEN:
+                return str(error)
+            raise
+        return None
+
+    async def unknown_approvers(self, approvers: Sequence[str]) -> Collection[str]:
+        """Those of the roles and users that nobody knows. Raises Unavailable."""
+        request = identity_pb2.ListUnknownPrincipalsRequest(principals=approvers)
+        response: identity_pb2.ListUnknownPrincipalsResponse = await invoke(
+            self._peers.identity.ListUnknownPrincipals, request, token=current_token(), timeout=_LOOK_UP
+        )
+        return set(response.unknown)

@@ -48,6 +48,13 @@ WRONG: list[tuple[str, str, str]] = [
     (workflow("    - {id: one, wait: {for: 2d}}"), "spec.steps[0].wait", "not supported yet"),
     (workflow(ONE).replace("type: workflow", "type: loop"), "spec.type", "not supported yet"),
     (workflow("    - {id: one, tool: {name: nope}}"), "spec.steps[0].tool.name", "no tool nope"),
+    (workflow("    - {id: one, model: {model: nope, prompt: x}}"), "spec.steps[0].model.model", "model or task nope"),
+    (workflow("    - {id: one, model: {task: nope, prompt: x}}"), "spec.steps[0].model.task", "model or task nope"),
+    (
+        workflow("    - {id: one, approval: {show: x, approvers: [role:reviewer, role:nobody]}}"),
+        "spec.steps[0].approval.approvers[1]",
+        "nobody knows role:nobody",
+    ),
     (workflow("    - {id: one, tool: {name: python}}"), "spec.steps[0].tool.arguments.code", "is missing"),
     (
         workflow("    - {id: one, tool: {name: ledger.post, arguments: {amount: much}}}"),

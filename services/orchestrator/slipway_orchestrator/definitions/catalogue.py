@@ -1,13 +1,13 @@
-"""Checking what a definition names in other services: tools and collections."""
+"""Checking what a definition names in other services: tools, collections, models and approvers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.definition import Retrieve, ToolCall
+from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, Step, ToolCall
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems
@@ -26,7 +26,7 @@ class ToolDescription:
 
 
 class Catalogue(Protocol):
-    """Tools and collections as the current caller may see them."""
+    """Tools, collections, models and people as the current caller may see them."""
 
     async def tool(self, name: str) -> ToolDescription | None:
         """The tool; None when the caller can see none of that name. Raises Unavailable."""
@@ -36,9 +36,17 @@ class Catalogue(Protocol):
         """Whether the caller can see the collection. Raises Unavailable."""
         ...
 
+    async def model_fault(self, model: str, task: str) -> str | None:
+        """Why no model of that name, or for that task, can be had; None when one can. Raises Unavailable."""
+        ...
+
+    async def unknown_approvers(self, approvers: Sequence[str]) -> Collection[str]:
+        """Those of the roles and users that nobody knows. Raises Unavailable."""
+        ...
+
 
 async def check_catalogue(parsed: Parsed, problems: Problems, catalogue: Catalogue) -> dict[str, ToolDescription]:
-    """Note unknown tools and collections and wrong arguments; the tools that were found, by name."""
+    """Note what is unknown, and wrong arguments of tools; the tools that were found, by name."""
     tools: dict[str, ToolDescription] = {}
     collections: dict[str, bool] = {}
     for step, node in zip(parsed.definition.steps, parsed.steps, strict=True):
@@ -57,9 +65,38 @@ async def check_catalogue(parsed: Parsed, problems: Problems, catalogue: Catalog
                     continue
                 tools[name] = found
                 _check_arguments(step.call, found, node, problems)
+            case ModelCall(model=model, task=task):
+                fault = await catalogue.model_fault(model, task)
+                if fault is not None:
+                    at = node.at("model.model" if model else "model.task")
+                    problems.add(at.path, at.line, fault)
             case _:
                 pass
+    await _check_approvers(parsed, problems, catalogue)
     return tools
+
+
+def _approvers(step: Step) -> tuple[str, ...]:
+    match step.call:
+        case Approval(gate=gate):
+            return gate.approvers
+        case ToolCall(gate=gate) if gate is not None:
+            return gate.approvers
+        case _:
+            return ()
+
+
+async def _check_approvers(parsed: Parsed, problems: Problems, catalogue: Catalogue) -> None:
+    """A gate that nobody can open would wait until it expires."""
+    named = list(dict.fromkeys(name for step in parsed.definition.steps for name in _approvers(step)))
+    unknown = await catalogue.unknown_approvers(named) if named else ()
+    if not unknown:
+        return
+    for step, node in zip(parsed.definition.steps, parsed.steps, strict=True):
+        for index, name in enumerate(_approvers(step)):
+            if name in unknown:
+                at = node.at(f"approval.approvers[{index}]")
+                problems.add(f"{node.path}.approval.approvers[{index}]", at.line, f"nobody knows {name}")
 
 
 def _check_arguments(call: ToolCall, tool: ToolDescription, node: Node, problems: Problems) -> None:

@@ -36,6 +36,10 @@ class GrantRevoked(PermissionDenied):
     reason = "GRANT_REVOKED"
 
 
+class ModelUnknown(NotFound):
+    reason = "MODEL_UNKNOWN"
+
+
 class EffectUncertain(Aborted):
     reason = "EFFECT_UNCERTAIN"
 
@@ -83,6 +87,11 @@ def _record(key: str) -> effects_pb2.RecordRef:
 class Router(router_pb2_grpc.RouterServiceServicer):
     def __init__(self, world: World) -> None:
         self.world = world
+
+    async def ExplainRoute(self, request: Any, context: Any) -> Any:
+        if "nope" in request.chat.model + request.chat.task:
+            raise ModelUnknown(f"there is no model or task {request.chat.model or request.chat.task}")
+        return router_pb2.ExplainRouteResponse(route="default")
 
     async def StreamChatCompletion(self, request: Any, context: Any) -> AsyncIterator[Any]:
         world, chat = self.world, request.chat
@@ -177,6 +186,10 @@ class Identity(identity_pb2_grpc.IdentityServiceServicer):
     async def IssueServiceToken(self, request: Any, context: Any) -> Any:
         token = self.signing.service_token(request.service, request.tenant)
         return identity_pb2.IssueServiceTokenResponse(token=token, expire_time=_soon())
+
+    async def ListUnknownPrincipals(self, request: Any, context: Any) -> Any:
+        unknown = [principal for principal in request.principals if "nobody" in principal]
+        return identity_pb2.ListUnknownPrincipalsResponse(unknown=unknown)
 
     async def ExchangeRunGrant(self, request: Any, context: Any) -> Any:
         if self.world.revoked:

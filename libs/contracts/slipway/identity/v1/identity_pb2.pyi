@@ -3,9 +3,11 @@
 isort:skip_file
 Identity: internal tokens. The gateway is the only holder of the signing key."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -132,6 +134,54 @@ class ExchangeRunGrantResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeRunGrantResponse: _TypeAlias = ExchangeRunGrantResponse  # noqa: Y015
+
+@_typing.final
+class ListUnknownPrincipalsRequest(_message.Message):
+    """ListUnknownPrincipalsRequest names roles and users of the caller's tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`role:NAME` or `user:SUBJECT`, at most 200."""
+
+    def __init__(
+        self,
+        *,
+        principals: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals", b"principals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnknownPrincipalsRequest: _TypeAlias = ListUnknownPrincipalsRequest  # noqa: Y015
+
+@_typing.final
+class ListUnknownPrincipalsResponse(_message.Message):
+    """ListUnknownPrincipalsResponse holds those that the directory does not know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A part of what was asked, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        unknown: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnknownPrincipalsResponse: _TypeAlias = ListUnknownPrincipalsResponse  # noqa: Y015
 
 @_typing.final
 class RevokeRunGrantRequest(_message.Message):

@@ -45,6 +45,11 @@ class IdentityServiceStub:
                 request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.SerializeToString,
                 response_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.FromString,
                 _registered_method=True)
+        self.ListUnknownPrincipals = channel.unary_unary(
+                '/slipway.identity.v1.IdentityService/ListUnknownPrincipals',
+                request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsRequest.SerializeToString,
+                response_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsResponse.FromString,
+                _registered_method=True)
         self.RevokeRunGrant = channel.unary_unary(
                 '/slipway.identity.v1.IdentityService/RevokeRunGrant',
                 request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.RevokeRunGrantRequest.SerializeToString,
@@ -73,6 +78,14 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUnknownPrincipals(self, request, context):
+        """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
+        approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeRunGrant(self, request, context):
         """RevokeRunGrant makes a grant useless from now on.
         """
@@ -92,6 +105,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ExchangeRunGrant,
                     request_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.FromString,
                     response_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.SerializeToString,
+            ),
+            'ListUnknownPrincipals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnknownPrincipals,
+                    request_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsRequest.FromString,
+                    response_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsResponse.SerializeToString,
             ),
             'RevokeRunGrant': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeRunGrant,
@@ -154,6 +172,33 @@ class IdentityService:
             '/slipway.identity.v1.IdentityService/ExchangeRunGrant',
             slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.SerializeToString,
             slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnknownPrincipals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.identity.v1.IdentityService/ListUnknownPrincipals',
+            slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsRequest.SerializeToString,
+            slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class IdentityServiceStub:
     Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
     Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
     """
+    ListUnknownPrincipals: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListUnknownPrincipalsRequest, _identity_pb2.ListUnknownPrincipalsResponse]
+    """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
+    approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
+    """
     RevokeRunGrant: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RevokeRunGrantRequest, _identity_pb2.RevokeRunGrantResponse]
     """RevokeRunGrant makes a grant useless from now on."""
 
@@ -58,6 +62,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """ExchangeRunGrant trades the grant signed at the start of a run for a short token that acts for its subject.
     Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
     Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
+    """
+    ListUnknownPrincipals: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListUnknownPrincipalsRequest, _identity_pb2.ListUnknownPrincipalsResponse]  # type: ignore[assignment]
+    """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
+    approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
     """
     RevokeRunGrant: _aio.UnaryUnaryMultiCallable[_identity_pb2.RevokeRunGrantRequest, _identity_pb2.RevokeRunGrantResponse]  # type: ignore[assignment]
     """RevokeRunGrant makes a grant useless from now on."""
@@ -84,6 +92,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """ExchangeRunGrant trades the grant signed at the start of a run for a short token that acts for its subject.
         Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
         Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnknownPrincipals(
+        self,
+        request: _identity_pb2.ListUnknownPrincipalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.ListUnknownPrincipalsResponse, _abc.Awaitable[_identity_pb2.ListUnknownPrincipalsResponse]]:
+        """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
+        approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
         """
 
     @_abc_1.abstractmethod
