@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query, Response
+from slipway.memory.v1 import memory_pb2
 from slipway.runs.v1 import runs_pb2 as pb
 from slipway_chassis.errors import ErrorKind, InvalidArgument, SlipwayError
 
@@ -61,6 +62,9 @@ async def start_run(
     )
     if body.not_before is not None:
         message.not_before.FromDatetime(_in_utc(body.not_before))
+    if body.session_id:
+        # A session that does not exist, or is somebody else's, is told before anything starts.
+        await calls.invoke(calls.peers.sessions.GetSession, memory_pb2.GetSessionRequest(session_id=body.session_id))
     answer: pb.StartRunResponse = await calls.invoke(calls.peers.runs.StartRun, message)
     started = run(answer.run)
     response.headers["location"] = f"/v1/runs/{started.run_id}"
