@@ -83,6 +83,19 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
             await asyncio.sleep(0.5)
 
 
+async def close_pool(pool: asyncpg.Pool, *, patience: float = 5) -> None:
+    """Closes a pool, within ``patience`` seconds.
+
+    ``Pool.close`` waits until every connection was given back, and one that was lost with the database in the middle of
+    its use may never be: what is left then is cut off, so that a process ends when it is told to.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            await pool.close()
+    except TimeoutError:
+        _log.warning("postgres.pool_cut_off")
+
+
 @contextmanager
 def domain_errors() -> Generator[None]:
     """Turns what the database raises in the block into StoreUnavailable and WriteConflict.

@@ -13,6 +13,7 @@ from slipway_chassis.postgres import (
     StoreUnavailable,
     WriteConflict,
     after_commit,
+    close_pool,
     migrate,
     open_pool,
     transaction,
@@ -147,3 +148,12 @@ async def test_a_database_that_starts_late_is_waited_for(tmp_path: Path) -> None
 async def test_a_database_that_never_starts_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await open_pool(f"postgresql://postgres@/none?host={tmp_path}", patience=0)
+
+
+async def test_a_pool_closes_in_time_also_when_a_connection_is_never_given_back(database_url: str) -> None:
+    pool = await open_pool(database_url)
+    lost = await pool.acquire()
+    async with asyncio.timeout(5):
+        await close_pool(pool, patience=0.1)
+    with pytest.raises(asyncpg.InterfaceError):
+        await lost.execute("SELECT 1")

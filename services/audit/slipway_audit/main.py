@@ -10,7 +10,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.postgres import close_pool, migrate, open_pool
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_evidence.note import SignerKey
@@ -56,7 +56,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
 
     async def stop() -> None:
         await bus.close()
-        await database.close()
+        await close_pool(database)
 
     await run_service(
         "audit",

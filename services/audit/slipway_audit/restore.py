@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from slipway_chassis.errors import SlipwayError
-from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.postgres import close_pool, migrate, open_pool
 from slipway_chassis.settings import load_settings
 from slipway_evidence.checkpoint import CheckpointError, Head, open_checkpoint, previous_line
 from slipway_evidence.note import NoteError, SignatureError, SignerKey
@@ -61,7 +61,7 @@ async def _main(settings: AuditSettings, tenant: str, file: Path) -> str:
         await migrate(pool, "slipway_audit", chassis=("outbox", "subject_keys"))
         return await restore(HeadStore(pool), key, tenant, read_head(file, key))
     finally:
-        await pool.close()
+        await close_pool(pool)
 
 
 def main() -> int:

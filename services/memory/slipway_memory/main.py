@@ -13,7 +13,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.postgres import close_pool, migrate, open_pool
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_chassis.tokens import ServiceTokenSource
@@ -104,7 +104,7 @@ async def serve(settings: MemorySettings) -> None:
         await router.close()
         await redis.aclose()
         await bus.close()
-        await pool.close()
+        await close_pool(pool)
 
     await run_service(
         "memory",

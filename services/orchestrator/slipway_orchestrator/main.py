@@ -17,7 +17,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import migrate, open_pool, transaction
+from slipway_chassis.postgres import close_pool, migrate, open_pool, transaction
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -103,7 +103,7 @@ class Parts:
         """Close everything."""
         await self.peers.close()
         await self.bus.close()
-        await self.pool.close()
+        await close_pool(self.pool)
 
 
 async def serve_api(settings: OrchestratorSettings) -> None:

@@ -72,7 +72,7 @@ async def serve(settings: ToolsSettings) -> None:
         await sandboxes.close()
         await files.close()
         await bus.close()
-        await pool.close()
+        await postgres.close_pool(pool)
 
     await service.run_service(
         "tools",

@@ -30,7 +30,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.interceptors import ServerInterceptor
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.postgres import close_pool, migrate, open_pool
 from slipway_chassis.tokens import CallerTokenVerifier
 from slipway_evidence.note import SignerKey, VerifierKey
 
@@ -114,4 +114,4 @@ async def running(
         await channel.close()
         await server.stop(None)
         await bus.close()
-        await pool.close()
+        await close_pool(pool)
