@@ -35,7 +35,6 @@ _log = get_logger(__name__)
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _LEEWAY = 5  # seconds that clocks of two machines may differ
 _CHECK_EVERY = 5.0  # seconds between looks at the key file
-_CHECK_EVERY_UNKNOWN = 1.0  # the same after a token with an unknown kid
 _CACHED_TOKENS = 4096
 _REQUIRED = ["iss", "aud", "sub", "exp", "nbf", "iat", "jti"]
 
@@ -100,7 +99,9 @@ class CallerTokenVerifier:
         if not isinstance(kid, str):
             raise jwt.InvalidKeyError("no kid")
         if kid not in self._keys:
-            self._look_for_new_keys(_CHECK_EVERY_UNKNOWN)
+            # A new key signs at once, so it is looked for at once. A forged kid costs a stat: the file is read only when
+            # it changed.
+            self._look_for_new_keys(0)
         if kid not in self._keys:
             raise jwt.InvalidKeyError("unknown kid")
         return self._keys[kid]

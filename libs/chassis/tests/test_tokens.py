@@ -188,10 +188,7 @@ def test_new_keys_are_taken_up_and_removed_ones_end(tmp_path: Path, monkeypatch:
     verifier.verify(old)
     authority.rotate()
     new = authority.token()
-    # An unknown kid looks at the file at most once a second.
-    with pytest.raises(InvalidToken):
-        verifier.verify(new)
-    clock += 1.1
+    # An unknown kid is looked for at once: a rotated key signs at once, too.
     verifier.verify(new)
     verifier.verify(old)
     document = json.loads(authority.jwks_file.read_text())

@@ -210,7 +210,7 @@ async def test_a_rotated_key_signs_at_once_and_grants_of_the_old_one_stay_good(
 
 
 async def eventually_accepted(identity: Identity) -> str:
-    """The server's verifier looks for new keys at most once a second."""
+    """A token that the server takes, once the new key is on its disk."""
     from slipway_testkit.waiting import eventually
 
     async def accepted() -> str:
