@@ -99,8 +99,8 @@ class CallerTokenVerifier:
         if not isinstance(kid, str):
             raise jwt.InvalidKeyError("no kid")
         if kid not in self._keys:
-            # A new key signs at once, so it is looked for at once. A forged kid costs a stat: the file is read only when
-            # it changed.
+            # A new key signs at once, so it is looked for at once. A forged kid costs a stat: the file is read again
+            # only when it changed.
             self._look_for_new_keys(0)
         if kid not in self._keys:
             raise jwt.InvalidKeyError("unknown kid")
