@@ -136,13 +136,10 @@ class Tour:
         return run
 
     def _kill_worker(self) -> bool:
-        """SIGKILL to an orchestrator worker: the one that has the run, if the journal tells."""
+        """SIGKILL to an orchestrator worker. No event tells which one has the run, so it may be the other."""
         state = read_state(self._data_dir)
-        workers = (
-            {record.name: record for record in state.processes if record.name.startswith("worker-")} if state else {}
-        )
-        holder = next((e.data["worker"] for e in reversed(self._events) if e.data and "worker" in e.data), None)
-        record = workers.get(str(holder)) or next(iter(workers.values()), None)
+        processes = state.processes if state else []
+        record = next((record for record in processes if record.name.startswith("worker-")), None)
         if record is None:
             return False
         process = psutil.Process(record.pid)

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -26,4 +26,3 @@ class ProcessSpec:
     drop_root: bool = False
     ready_within: float = 60
     detail: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -49,7 +49,7 @@ class Supervisor:
         self._events = events
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._on_change: list[asyncio.Event] = []
+        self._changed: asyncio.Event | None = None
 
     def records(self) -> list[ProcessRecord]:
         """The processes that run now."""
@@ -65,7 +65,7 @@ class Supervisor:
 
         Raises StartRefusedError, with the end of its log, when a process cannot be started.
         """
-        self._on_change.append(changed)
+        self._changed = changed
         self._tasks = [asyncio.create_task(self._keep(kept), name=name) for name, kept in self._kept.items()]
         everything = asyncio.gather(*(kept.ready.wait() for kept in self._kept.values()))
         done, _ = await asyncio.wait([everything, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +113,7 @@ class Supervisor:
             started = time.monotonic()
             self._events.tell("start" if not kept.was_ready else "restart", spec.name, spec.detail)
             status = await self._live(kept, started)
-            self._changed()
+            self._tell_change()
             if self._stopping:
                 return
             deaths = deaths + 1 if not kept.was_ready else 0
@@ -139,7 +139,7 @@ class Supervisor:
             drop_root=spec.drop_root,
         )
         kept.process = process
-        self._changed()
+        self._tell_change()
         ending = asyncio.create_task(process.wait())
         try:
             if await self._becomes_ready(spec, ending):
@@ -187,9 +187,9 @@ class Supervisor:
         if kept.process is not None and kept.process.returncode is None:
             _kill_group(kept.process.pid)
 
-    def _changed(self) -> None:
-        for event in self._on_change:
-            event.set()
+    def _tell_change(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
 
     def _log(self, spec: ProcessSpec) -> Path:
         return self._logs / f"{spec.name}.log"
