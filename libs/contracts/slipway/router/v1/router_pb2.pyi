@@ -5,6 +5,7 @@ Router: one door to every model, chat and embeddings."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -146,6 +147,10 @@ class ChatRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_FIELD_NUMBER: _builtins.int
+    DATA_CLASSES_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model or route of the catalogue; empty: chosen by `task`."""
     max_tokens: _builtins.int
@@ -172,6 +177,8 @@ class ChatRequest(_message.Message):
     """Session for sticky routing."""
     request_id: _builtins.str
     """Request id that the gateway gave the call; empty: the router makes one."""
+    quality: _builtins.str
+    """Lowest quality tier that will do: `economy`, `standard` or `premium`; empty: any."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The conversation, at least one message."""
@@ -196,6 +203,20 @@ class ChatRequest(_message.Message):
     def effect(self) -> _effects_pb2.EffectKey:
         """Key of the effect when a run makes the call."""
 
+    @_builtins.property
+    def max_latency(self) -> _duration_pb2.Duration:
+        """Longest wait for the first token of a stream, or for a whole answer, that will do; unset: any. Models known to be
+        slower are left out.
+        """
+
+    @_builtins.property
+    def data_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Classes of data in the request; models must be declared for all of them."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Capabilities that models must have beside those that the request itself needs."""
+
     def __init__(
         self,
         *,
@@ -218,10 +239,14 @@ class ChatRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         effect: _effects_pb2.EffectKey | None = ...,
         request_id: _builtins.str = ...,
+        quality: _builtins.str = ...,
+        max_latency: _duration_pb2.Duration | None = ...,
+        data_classes: _abc.Iterable[_builtins.str] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "effect", b"effect", "max_cost", b"max_cost", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "effect", b"effect", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "effect", b"effect", "extra_json", b"extra_json", "labels", b"labels", "max_cost", b"max_cost", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "regions", b"regions", "regions_demanded", b"regions_demanded", "request_id", b"request_id", "response_format_json", b"response_format_json", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "task", b"task", "temperature", b"temperature", "tool_choice_json", b"tool_choice_json", "tools_json", b"tools_json", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "capabilities", b"capabilities", "data_classes", b"data_classes", "effect", b"effect", "extra_json", b"extra_json", "labels", b"labels", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "quality", b"quality", "regions", b"regions", "regions_demanded", b"regions_demanded", "request_id", b"request_id", "response_format_json", b"response_format_json", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "task", b"task", "temperature", b"temperature", "tool_choice_json", b"tool_choice_json", "tools_json", b"tools_json", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -325,6 +350,7 @@ class CreateChatCompletionResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
     finish_reason: _builtins.str
     """`stop`, `length`, `tool_calls` or `content_filter`."""
     model: _builtins.str
@@ -351,6 +377,10 @@ class CreateChatCompletionResponse(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the answer."""
 
+    @_builtins.property
+    def routing(self) -> Global___Routing:
+        """How the model was chosen."""
+
     def __init__(
         self,
         *,
@@ -363,14 +393,45 @@ class CreateChatCompletionResponse(_message.Message):
         request_id: _builtins.str = ...,
         record: _effects_pb2.RecordRef | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        routing: Global___Routing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "record", b"record", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "record", b"record", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "create_time", b"create_time", "finish_reason", b"finish_reason", "message", b"message", "model", b"model", "record", b"record", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "create_time", b"create_time", "finish_reason", b"finish_reason", "message", b"message", "model", b"model", "record", b"record", "request_id", b"request_id", "routing", b"routing", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateChatCompletionResponse: _TypeAlias = CreateChatCompletionResponse  # noqa: Y015
+
+@_typing.final
+class Routing(_message.Message):
+    """Routing tells in short how the model of an answer was chosen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    TASK_PROPOSED_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """Route that applied; empty when a model was named."""
+    task: _builtins.str
+    """Task that chose the route; empty when the route or a model was named, or the default route applied."""
+    task_proposed: _builtins.bool
+    """True when the caller stated no task and the classifier proposed it."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        task: _builtins.str = ...,
+        task_proposed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route", "task", b"task", "task_proposed", b"task_proposed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Routing: _TypeAlias = Routing  # noqa: Y015
 
 @_typing.final
 class StreamChatCompletionRequest(_message.Message):
@@ -448,6 +509,7 @@ class StreamStarted(_message.Message):
     CATALOGUE_MODEL_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model id that the provider returned."""
     catalogue_model: _builtins.str
@@ -456,6 +518,10 @@ class StreamStarted(_message.Message):
     """Attempts made so far, this one included."""
     request_id: _builtins.str
     """Id of the request."""
+    @_builtins.property
+    def routing(self) -> Global___Routing:
+        """How the model was chosen."""
+
     def __init__(
         self,
         *,
@@ -463,10 +529,11 @@ class StreamStarted(_message.Message):
         catalogue_model: _builtins.str = ...,
         attempts: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        routing: Global___Routing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["routing", b"routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "model", b"model", "request_id", b"request_id", "routing", b"routing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,6 +584,7 @@ class CreateEmbeddingsRequest(_message.Message):
     REGIONS_FIELD_NUMBER: _builtins.int
     REGIONS_DEMANDED_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
+    DATA_CLASSES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model of the catalogue; empty: the route for the task `embedding`."""
     regions_demanded: _builtins.bool
@@ -533,6 +601,10 @@ class CreateEmbeddingsRequest(_message.Message):
     def effect(self) -> _effects_pb2.EffectKey:
         """Key of the effect when a run makes the call."""
 
+    @_builtins.property
+    def data_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in ChatRequest."""
+
     def __init__(
         self,
         *,
@@ -541,10 +613,11 @@ class CreateEmbeddingsRequest(_message.Message):
         regions: _abc.Iterable[_builtins.str] | None = ...,
         regions_demanded: _builtins.bool = ...,
         effect: _effects_pb2.EffectKey | None = ...,
+        data_classes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "inputs", b"inputs", "model", b"model", "regions", b"regions", "regions_demanded", b"regions_demanded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_classes", b"data_classes", "effect", b"effect", "inputs", b"inputs", "model", b"model", "regions", b"regions", "regions_demanded", b"regions_demanded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,6 +706,14 @@ class Model(_message.Message):
     ROUTE_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    DATA_CLASSES_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    ERROR_RATE_FIELD_NUMBER: _builtins.int
+    MEASURED_ATTEMPTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the catalogue."""
     provider: _builtins.str
@@ -647,6 +728,14 @@ class Model(_message.Message):
     """True for a route rather than a model."""
     health: _builtins.str
     """`healthy` or `cooling_down`."""
+    policy: _builtins.str
+    """Policy by which a route orders its candidates."""
+    quality: _builtins.str
+    """Quality tier of a model."""
+    error_rate: _builtins.float
+    """Share of attempts that failed, of those measured; 0 to 1."""
+    measured_attempts: _builtins.int
+    """Attempts that `latency` and `error_rate` stand on."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions it is in."""
@@ -663,6 +752,22 @@ class Model(_message.Message):
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Task names that a route serves."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Candidates of a route that the caller may use, in the file's order."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a model can do."""
+
+    @_builtins.property
+    def data_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Classes of data that a model may be sent."""
+
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Median wait for the first token or the whole answer, measured over the last minutes by all replicas; unset: none yet."""
+
     def __init__(
         self,
         *,
@@ -677,10 +782,18 @@ class Model(_message.Message):
         route: _builtins.bool = ...,
         health: _builtins.str = ...,
         tasks: _abc.Iterable[_builtins.str] | None = ...,
+        candidates: _abc.Iterable[_builtins.str] | None = ...,
+        policy: _builtins.str = ...,
+        quality: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        data_classes: _abc.Iterable[_builtins.str] | None = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        error_rate: _builtins.float = ...,
+        measured_attempts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input_price", b"input_price", "output_price", b"output_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_price", b"input_price", "latency", b"latency", "output_price", b"output_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_window", b"context_window", "health", b"health", "input_price", b"input_price", "kind", b"kind", "max_output_tokens", b"max_output_tokens", "name", b"name", "output_price", b"output_price", "provider", b"provider", "regions", b"regions", "route", b"route", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "capabilities", b"capabilities", "context_window", b"context_window", "data_classes", b"data_classes", "error_rate", b"error_rate", "health", b"health", "input_price", b"input_price", "kind", b"kind", "latency", b"latency", "max_output_tokens", b"max_output_tokens", "measured_attempts", b"measured_attempts", "name", b"name", "output_price", b"output_price", "policy", b"policy", "provider", b"provider", "quality", b"quality", "regions", b"regions", "route", b"route", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -773,22 +886,52 @@ class RouteCandidate(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    HURDLE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    EXPECTED_COST_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    ERROR_RATE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name in the catalogue."""
     eligible: _builtins.bool
     """True when it would be tried."""
     reason: _builtins.str
     """Why, or why not."""
+    hurdle: _builtins.str
+    """The demand that it fails, of a candidate left out: `policy`, `region`, `data_class`, `capability`, `quality`,
+    `context`, `cost`, `latency` or `health`.
+    """
+    score: _builtins.float
+    """Score under the route's policy, the highest is tried first; only for candidates that passed."""
+    error_rate: _builtins.float
+    """Measured share of failures."""
+    quality: _builtins.str
+    """Quality tier."""
+    @_builtins.property
+    def expected_cost(self) -> _money_pb2.Money:
+        """What the call is expected to cost."""
+
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Wait to expect, measured or else declared; unset: unknown."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         eligible: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        hurdle: _builtins.str = ...,
+        score: _builtins.float = ...,
+        expected_cost: _money_pb2.Money | None = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        error_rate: _builtins.float = ...,
+        quality: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_cost", b"expected_cost", "latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "model", b"model", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "error_rate", b"error_rate", "expected_cost", b"expected_cost", "hurdle", b"hurdle", "latency", b"latency", "model", b"model", "quality", b"quality", "reason", b"reason", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -803,10 +946,28 @@ class ExplainRouteResponse(_message.Message):
     ROUTE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     CATALOGUE_DIGEST_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    TASK_SOURCE_FIELD_NUMBER: _builtins.int
+    TASK_SIMILARITY_FIELD_NUMBER: _builtins.int
+    CLASSIFIER_NOTE_FIELD_NUMBER: _builtins.int
+    SESSION_MODEL_FIELD_NUMBER: _builtins.int
     route: _builtins.str
     """Route that applies; empty when a model was named."""
     catalogue_digest: _builtins.str
     """Digest of the catalogue file in force."""
+    policy: _builtins.str
+    """Policy by which the candidates are ordered; empty when a model was named."""
+    task: _builtins.str
+    """Task that chose the route."""
+    task_source: _builtins.str
+    """Where the task comes from: `stated`, `classified`, or empty."""
+    task_similarity: _builtins.float
+    """Cosine similarity of the request to the nearest example of the task that the classifier proposes."""
+    classifier_note: _builtins.str
+    """Why the classifier proposed nothing; empty when it did or was not asked."""
+    session_model: _builtins.str
+    """Model that the session stays with; empty: none yet."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCandidate]:
         """Candidates in the order they would be tried, those left out last."""
@@ -817,14 +978,352 @@ class ExplainRouteResponse(_message.Message):
         route: _builtins.str = ...,
         candidates: _abc.Iterable[Global___RouteCandidate] | None = ...,
         catalogue_digest: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        task: _builtins.str = ...,
+        task_source: _builtins.str = ...,
+        task_similarity: _builtins.float = ...,
+        classifier_note: _builtins.str = ...,
+        session_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "catalogue_digest", b"catalogue_digest", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "catalogue_digest", b"catalogue_digest", "classifier_note", b"classifier_note", "policy", b"policy", "route", b"route", "session_model", b"session_model", "task", b"task", "task_similarity", b"task_similarity", "task_source", b"task_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainRouteResponse: _TypeAlias = ExplainRouteResponse  # noqa: Y015
+
+@_typing.final
+class GetRouteDecisionRequest(_message.Message):
+    """GetRouteDecisionRequest names a call of the tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id of the request."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRouteDecisionRequest: _TypeAlias = GetRouteDecisionRequest  # noqa: Y015
+
+@_typing.final
+class RouteAttempt(_message.Message):
+    """RouteAttempt is one attempt at one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    HEDGE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name in the catalogue."""
+    outcome: _builtins.str
+    """`ok`, or the reason code of the failure."""
+    status: _builtins.int
+    """HTTP status of the provider; 0: none came."""
+    latency_ms: _builtins.int
+    """Milliseconds that the attempt took."""
+    hedge: _builtins.bool
+    """True when it was started beside another one that was slow."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        status: _builtins.int = ...,
+        latency_ms: _builtins.int = ...,
+        hedge: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedge", b"hedge", "latency_ms", b"latency_ms", "model", b"model", "outcome", b"outcome", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteAttempt: _TypeAlias = RouteAttempt  # noqa: Y015
+
+@_typing.final
+class GetRouteDecisionResponse(_message.Message):
+    """GetRouteDecisionResponse is the decision that was made and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """`ok`, or the reason code of the failure."""
+    @_builtins.property
+    def decision(self) -> Global___ExplainRouteResponse:
+        """The decision."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteAttempt]:
+        """Attempts, in the order in which they ended."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the call ended."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___ExplainRouteResponse | None = ...,
+        attempts: _abc.Iterable[Global___RouteAttempt] | None = ...,
+        outcome: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "decision", b"decision", "end_time", b"end_time", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRouteDecisionResponse: _TypeAlias = GetRouteDecisionResponse  # noqa: Y015
+
+@_typing.final
+class CompareRoutesRequest(_message.Message):
+    """CompareRoutesRequest says which recorded requests go where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGAINST_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    against: _builtins.str
+    """Model or route that answers them anew."""
+    route: _builtins.str
+    """Only requests that took this route or named this model; empty: all that were recorded."""
+    limit: _builtins.int
+    """Most requests, the newest first, 1 to 500; 0: 20."""
+    @_builtins.property
+    def max_cost(self) -> _money_pb2.Money:
+        """Ceiling for the cost of all replays together; unset: 1 USD."""
+
+    def __init__(
+        self,
+        *,
+        against: _builtins.str = ...,
+        route: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        max_cost: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "limit", b"limit", "max_cost", b"max_cost", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRoutesRequest: _TypeAlias = CompareRoutesRequest  # noqa: Y015
+
+@_typing.final
+class CallFigures(_message.Message):
+    """CallFigures are what is compared of one call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CATALOGUE_MODEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id of the request."""
+    catalogue_model: _builtins.str
+    """Name of the catalogue's model that answered."""
+    outcome: _builtins.str
+    """`ok`, or the reason code of the failure."""
+    finish_reason: _builtins.str
+    """Finish reason of the answer."""
+    latency_ms: _builtins.int
+    """Milliseconds from start to end."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """Tokens and cost."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        catalogue_model: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        finish_reason: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
+        latency_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue_model", b"catalogue_model", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "outcome", b"outcome", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallFigures: _TypeAlias = CallFigures  # noqa: Y015
+
+@_typing.final
+class ComparedCall(_message.Message):
+    """ComparedCall is one request with both answers' figures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    TEXT_SIMILARITY_FIELD_NUMBER: _builtins.int
+    SAME_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    text_similarity: _builtins.float
+    """Overlap of the words of both texts, F1, 0 to 1; 0 when a replay failed."""
+    same_tool_calls: _builtins.bool
+    """True when both ask for the same tool calls (or for none)."""
+    @_builtins.property
+    def recorded(self) -> Global___CallFigures:
+        """As it was recorded."""
+
+    @_builtins.property
+    def replayed(self) -> Global___CallFigures:
+        """As it was answered anew."""
+
+    def __init__(
+        self,
+        *,
+        recorded: Global___CallFigures | None = ...,
+        replayed: Global___CallFigures | None = ...,
+        text_similarity: _builtins.float = ...,
+        same_tool_calls: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded", "replayed", b"replayed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded", "replayed", b"replayed", "same_tool_calls", b"same_tool_calls", "text_similarity", b"text_similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedCall: _TypeAlias = ComparedCall  # noqa: Y015
+
+@_typing.final
+class SideTotals(_message.Message):
+    """SideTotals adds one side of a comparison up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MEDIAN_LATENCY_MS_FIELD_NUMBER: _builtins.int
+    P95_LATENCY_MS_FIELD_NUMBER: _builtins.int
+    answered: _builtins.int
+    """Calls with an answer."""
+    failed: _builtins.int
+    """Calls that failed."""
+    median_latency_ms: _builtins.int
+    """Median of the milliseconds of those answered."""
+    p95_latency_ms: _builtins.int
+    """95th percentile of them."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """Sum."""
+
+    def __init__(
+        self,
+        *,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        usage: Global___Usage | None = ...,
+        median_latency_ms: _builtins.int = ...,
+        p95_latency_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "median_latency_ms", b"median_latency_ms", "p95_latency_ms", b"p95_latency_ms", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SideTotals: _TypeAlias = SideTotals  # noqa: Y015
+
+@_typing.final
+class ComparisonSummary(_message.Message):
+    """ComparisonSummary adds a comparison up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    MEAN_TEXT_SIMILARITY_FIELD_NUMBER: _builtins.int
+    SAME_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    mean_text_similarity: _builtins.float
+    """Mean over the calls that both sides answered."""
+    same_tool_calls: _builtins.float
+    """Share of those with the same tool calls."""
+    note: _builtins.str
+    """Why fewer requests than asked for were replayed; empty otherwise."""
+    @_builtins.property
+    def recorded(self) -> Global___SideTotals:
+        """As recorded."""
+
+    @_builtins.property
+    def replayed(self) -> Global___SideTotals:
+        """As answered anew."""
+
+    def __init__(
+        self,
+        *,
+        recorded: Global___SideTotals | None = ...,
+        replayed: Global___SideTotals | None = ...,
+        mean_text_similarity: _builtins.float = ...,
+        same_tool_calls: _builtins.float = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded", "replayed", b"replayed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_text_similarity", b"mean_text_similarity", "note", b"note", "recorded", b"recorded", "replayed", b"replayed", "same_tool_calls", b"same_tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonSummary: _TypeAlias = ComparisonSummary  # noqa: Y015
+
+@_typing.final
+class CompareRoutesResponse(_message.Message):
+    """CompareRoutesResponse is one compared call, or the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___ComparedCall:
+        """One request."""
+
+    @_builtins.property
+    def summary(self) -> Global___ComparisonSummary:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___ComparedCall | None = ...,
+        summary: Global___ComparisonSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event", b"event", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event", b"event", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["call", "summary"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CompareRoutesResponse: _TypeAlias = CompareRoutesResponse  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):

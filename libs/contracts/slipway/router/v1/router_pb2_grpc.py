@@ -60,6 +60,16 @@ class RouterServiceStub:
                 request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteRequest.SerializeToString,
                 response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteResponse.FromString,
                 _registered_method=True)
+        self.GetRouteDecision = channel.unary_unary(
+                '/slipway.router.v1.RouterService/GetRouteDecision',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionResponse.FromString,
+                _registered_method=True)
+        self.CompareRoutes = channel.unary_stream(
+                '/slipway.router.v1.RouterService/CompareRoutes',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesResponse.FromString,
+                _registered_method=True)
         self.ListUsage = channel.unary_unary(
                 '/slipway.router.v1.RouterService/ListUsage',
                 request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.ListUsageRequest.SerializeToString,
@@ -112,6 +122,20 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRouteDecision(self, request, context):
+        """GetRouteDecision tells the same of a request that was sent, and how its attempts went.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareRoutes(self, request, context):
+        """CompareRoutes sends recorded requests to another model or route, as calls of the caller, and compares the answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListUsage(self, request, context):
         """ListUsage pages through usage rows of the tenant, newest first.
         """
@@ -153,6 +177,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ExplainRoute,
                     request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteRequest.FromString,
                     response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteResponse.SerializeToString,
+            ),
+            'GetRouteDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRouteDecision,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionResponse.SerializeToString,
+            ),
+            'CompareRoutes': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareRoutes,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesResponse.SerializeToString,
             ),
             'ListUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUsage,
@@ -301,6 +335,60 @@ class RouterService:
             '/slipway.router.v1.RouterService/ExplainRoute',
             slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteRequest.SerializeToString,
             slipway_dot_router_dot_v1_dot_router__pb2.ExplainRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRouteDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/GetRouteDecision',
+            slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.GetRouteDecisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareRoutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/CompareRoutes',
+            slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.CompareRoutesResponse.FromString,
             options,
             channel_credentials,
             insecure,

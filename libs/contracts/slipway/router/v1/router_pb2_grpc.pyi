@@ -45,6 +45,10 @@ class RouterServiceStub:
     """ListModels lists models and routes that the caller may use."""
     ExplainRoute: _grpc.UnaryUnaryMultiCallable[_router_pb2.ExplainRouteRequest, _router_pb2.ExplainRouteResponse]
     """ExplainRoute tells which candidates a request would try, in order, and why others are left out."""
+    GetRouteDecision: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetRouteDecisionRequest, _router_pb2.GetRouteDecisionResponse]
+    """GetRouteDecision tells the same of a request that was sent, and how its attempts went."""
+    CompareRoutes: _grpc.UnaryStreamMultiCallable[_router_pb2.CompareRoutesRequest, _router_pb2.CompareRoutesResponse]
+    """CompareRoutes sends recorded requests to another model or route, as calls of the caller, and compares the answers."""
     ListUsage: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListUsageRequest, _router_pb2.ListUsageResponse]
     """ListUsage pages through usage rows of the tenant, newest first."""
     SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_router_pb2.SummarizeUsageRequest, _router_pb2.SummarizeUsageResponse]
@@ -67,6 +71,10 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """ListModels lists models and routes that the caller may use."""
     ExplainRoute: _aio.UnaryUnaryMultiCallable[_router_pb2.ExplainRouteRequest, _router_pb2.ExplainRouteResponse]  # type: ignore[assignment]
     """ExplainRoute tells which candidates a request would try, in order, and why others are left out."""
+    GetRouteDecision: _aio.UnaryUnaryMultiCallable[_router_pb2.GetRouteDecisionRequest, _router_pb2.GetRouteDecisionResponse]  # type: ignore[assignment]
+    """GetRouteDecision tells the same of a request that was sent, and how its attempts went."""
+    CompareRoutes: _aio.UnaryStreamMultiCallable[_router_pb2.CompareRoutesRequest, _router_pb2.CompareRoutesResponse]  # type: ignore[assignment]
+    """CompareRoutes sends recorded requests to another model or route, as calls of the caller, and compares the answers."""
     ListUsage: _aio.UnaryUnaryMultiCallable[_router_pb2.ListUsageRequest, _router_pb2.ListUsageResponse]  # type: ignore[assignment]
     """ListUsage pages through usage rows of the tenant, newest first."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_router_pb2.SummarizeUsageRequest, _router_pb2.SummarizeUsageResponse]  # type: ignore[assignment]
@@ -116,6 +124,22 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.ExplainRouteResponse, _abc.Awaitable[_router_pb2.ExplainRouteResponse]]:
         """ExplainRoute tells which candidates a request would try, in order, and why others are left out."""
+
+    @_abc_1.abstractmethod
+    def GetRouteDecision(
+        self,
+        request: _router_pb2.GetRouteDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.GetRouteDecisionResponse, _abc.Awaitable[_router_pb2.GetRouteDecisionResponse]]:
+        """GetRouteDecision tells the same of a request that was sent, and how its attempts went."""
+
+    @_abc_1.abstractmethod
+    def CompareRoutes(
+        self,
+        request: _router_pb2.CompareRoutesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_router_pb2.CompareRoutesResponse], _abc.AsyncIterator[_router_pb2.CompareRoutesResponse]]:
+        """CompareRoutes sends recorded requests to another model or route, as calls of the caller, and compares the answers."""
 
     @_abc_1.abstractmethod
     def ListUsage(
