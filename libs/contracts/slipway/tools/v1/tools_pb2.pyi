@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from slipway.effects.v1 import effects_pb2 as _effects_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,70 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SideEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SideEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SideEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SIDE_EFFECT_UNSPECIFIED: _SideEffect.ValueType  # 0
+    """Unset: by kind and method."""
+    SIDE_EFFECT_READ: _SideEffect.ValueType  # 1
+    """Changes nothing."""
+    SIDE_EFFECT_WRITE: _SideEffect.ValueType  # 2
+    """Adds or changes something."""
+    SIDE_EFFECT_DESTRUCTIVE: _SideEffect.ValueType  # 3
+    """Removes or overwrites something, or can't be undone."""
+
+class SideEffect(_SideEffect, metaclass=_SideEffectEnumTypeWrapper):
+    """SideEffect is what a call may do to the world; policy and approvals use it."""
+
+SIDE_EFFECT_UNSPECIFIED: SideEffect.ValueType  # 0
+"""Unset: by kind and method."""
+SIDE_EFFECT_READ: SideEffect.ValueType  # 1
+"""Changes nothing."""
+SIDE_EFFECT_WRITE: SideEffect.ValueType  # 2
+"""Adds or changes something."""
+SIDE_EFFECT_DESTRUCTIVE: SideEffect.ValueType  # 3
+"""Removes or overwrites something, or can't be undone."""
+Global___SideEffect: _TypeAlias = SideEffect  # noqa: Y015
+
+class _McpToolState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _McpToolStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_McpToolState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MCP_TOOL_STATE_UNSPECIFIED: _McpToolState.ValueType  # 0
+    """Never sent."""
+    MCP_TOOL_STATE_APPROVED: _McpToolState.ValueType  # 1
+    """Pinned, and the server offers it as it was pinned."""
+    MCP_TOOL_STATE_NEW: _McpToolState.ValueType  # 2
+    """Never approved."""
+    MCP_TOOL_STATE_CHANGED: _McpToolState.ValueType  # 3
+    """Approved once, and other now: it can't be called."""
+    MCP_TOOL_STATE_MISSING: _McpToolState.ValueType  # 4
+    """Approved, and not offered any more."""
+    MCP_TOOL_STATE_INVALID: _McpToolState.ValueType  # 5
+    """Can't be approved: its name or its schemas are not acceptable."""
+
+class McpToolState(_McpToolState, metaclass=_McpToolStateEnumTypeWrapper):
+    """McpToolState is where a tool of an MCP server stands."""
+
+MCP_TOOL_STATE_UNSPECIFIED: McpToolState.ValueType  # 0
+"""Never sent."""
+MCP_TOOL_STATE_APPROVED: McpToolState.ValueType  # 1
+"""Pinned, and the server offers it as it was pinned."""
+MCP_TOOL_STATE_NEW: McpToolState.ValueType  # 2
+"""Never approved."""
+MCP_TOOL_STATE_CHANGED: McpToolState.ValueType  # 3
+"""Approved once, and other now: it can't be called."""
+MCP_TOOL_STATE_MISSING: McpToolState.ValueType  # 4
+"""Approved, and not offered any more."""
+MCP_TOOL_STATE_INVALID: McpToolState.ValueType  # 5
+"""Can't be approved: its name or its schemas are not acceptable."""
+Global___McpToolState: _TypeAlias = McpToolState  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
@@ -38,10 +103,17 @@ class Tool(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
+    SIDE_EFFECT_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    SHELL_FIELD_NUMBER: _builtins.int
+    MCP_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name, e.g. `ledger.post`."""
     kind: _builtins.str
-    """`builtin` or `http`."""
+    """`builtin`, `http`, `python`, `shell` or `mcp`."""
     description: _builtins.str
     """What it does."""
     input_schema_json: _builtins.str
@@ -52,6 +124,14 @@ class Tool(_message.Message):
     """True when repeating a key is harmless at the target."""
     digest: _builtins.str
     """`sha256:` and hex digest of the declaration."""
+    side_effect: Global___SideEffect.ValueType
+    """What a call may do to the world; never unspecified."""
+    untrusted_output: _builtins.bool
+    """True when what it answers comes from outside and taints what is derived from it."""
+    egress: _builtins.bool
+    """True when a call sends its arguments out of the platform."""
+    version: _builtins.int
+    """Version of the declaration, from 1; builtin tools have 0."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was declared."""
@@ -68,6 +148,18 @@ class Tool(_message.Message):
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions that it acts in."""
 
+    @_builtins.property
+    def python(self) -> Global___PythonTool:
+        """The function, for `python` tools."""
+
+    @_builtins.property
+    def shell(self) -> Global___ShellTool:
+        """The command, for `shell` tools."""
+
+    @_builtins.property
+    def mcp(self) -> Global___McpToolSource:
+        """Where it comes from, for `mcp` tools."""
+
     def __init__(
         self,
         *,
@@ -82,14 +174,125 @@ class Tool(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         http: Global___HttpTool | None = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
+        side_effect: Global___SideEffect.ValueType = ...,
+        untrusted_output: _builtins.bool = ...,
+        egress: _builtins.bool = ...,
+        version: _builtins.int = ...,
+        python: Global___PythonTool | None = ...,
+        shell: Global___ShellTool | None = ...,
+        mcp: Global___McpToolSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http", b"http", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http", b"http", "mcp", b"mcp", "python", b"python", "shell", b"shell", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "output_schema_json", b"output_schema_json", "regions", b"regions", "tool", b"tool", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "egress", b"egress", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "mcp", b"mcp", "output_schema_json", b"output_schema_json", "python", b"python", "regions", b"regions", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "untrusted_output", b"untrusted_output", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class PythonTool(_message.Message):
+    """PythonTool is a function that is run in the sandbox: called with the arguments by name, its return value is the output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Source that defines it."""
+    function: _builtins.str
+    """Name of the function; empty: `main`."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Most time a call may take; unset: 30 s."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        function: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "function", b"function", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PythonTool: _TypeAlias = PythonTool  # noqa: Y015
+
+@_typing.final
+class ShellTool(_message.Message):
+    """ShellTool is a command that is run in the sandbox; no shell reads it, so arguments can't become syntax."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    STDIN_ARGUMENT_FIELD_NUMBER: _builtins.int
+    JSON_OUTPUT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    stdin_argument: _builtins.str
+    """Argument that becomes standard input; empty: none."""
+    json_output: _builtins.bool
+    """True when standard output is JSON and becomes the output as such; else the output is `{"stdout": …}`."""
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Program and its arguments; an element `{name}` is replaced by that argument of the call."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Most time a call may take; unset: 30 s."""
+
+    def __init__(
+        self,
+        *,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        stdin_argument: _builtins.str = ...,
+        json_output: _builtins.bool = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "json_output", b"json_output", "stdin_argument", b"stdin_argument", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShellTool: _TypeAlias = ShellTool  # noqa: Y015
+
+@_typing.final
+class McpToolSource(_message.Message):
+    """McpToolSource says which tool of which MCP server it is, and what was approved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    APPROVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """MCP server."""
+    tool: _builtins.str
+    """The tool's own name."""
+    digest: _builtins.str
+    """Pinned digest over name, description and schemas."""
+    approver: _builtins.str
+    """Who approved it."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        approver: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "digest", b"digest", "server", b"server", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpToolSource: _TypeAlias = McpToolSource  # noqa: Y015
 
 @_typing.final
 class HttpTool(_message.Message):
@@ -117,17 +320,42 @@ class HttpTool(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class HeaderArgumentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     METHOD_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_HEADER_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    QUERY_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    HEADER_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    BODY_ARGUMENT_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`GET`, `POST`, `PUT`, `PATCH` or `DELETE`."""
     url: _builtins.str
     """Address; `{name}` segments are filled from the arguments."""
     idempotency_header: _builtins.str
     """Header that carries the effect key; empty: `Idempotency-Key`."""
+    body_argument: _builtins.str
+    """Argument that is the whole JSON body; empty: an object of all that went nowhere else."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Headers that are sent as they are; a value of the form `secret:NAME` is a reference into the tools service's secrets."""
@@ -135,6 +363,14 @@ class HttpTool(_message.Message):
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Most time a call may take, 100 ms to 5 min; unset: 30 s."""
+
+    @_builtins.property
+    def query_arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Arguments that go into the query whatever the method."""
+
+    @_builtins.property
+    def header_arguments(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Arguments that go into headers, with the header's name."""
 
     def __init__(
         self,
@@ -144,10 +380,13 @@ class HttpTool(_message.Message):
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         idempotency_header: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        query_arguments: _abc.Iterable[_builtins.str] | None = ...,
+        header_arguments: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        body_argument: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "idempotency_header", b"idempotency_header", "method", b"method", "timeout", b"timeout", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_argument", b"body_argument", "header_arguments", b"header_arguments", "headers", b"headers", "idempotency_header", b"idempotency_header", "method", b"method", "query_arguments", b"query_arguments", "timeout", b"timeout", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,6 +406,10 @@ class PutToolRequest(_message.Message):
     IDEMPOTENT_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    SHELL_FIELD_NUMBER: _builtins.int
+    SIDE_EFFECT_FIELD_NUMBER: _builtins.int
+    TRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name: lower-case letters, digits, `.`, `_`, `-`; at most 64."""
     description: _builtins.str
@@ -179,6 +422,12 @@ class PutToolRequest(_message.Message):
     """True when the target honours the idempotency key."""
     request_id: _builtins.str
     """Idempotency key; empty: none."""
+    side_effect: Global___SideEffect.ValueType
+    """What a call may do to the world; unset: by method (GET reads, DELETE destroys, others write), for functions and
+    commands: read.
+    """
+    trusted_output: _builtins.bool
+    """True when an HTTP tool answers with what the platform itself vouches for: its output does not taint."""
     @_builtins.property
     def http(self) -> Global___HttpTool:
         """How it is called."""
@@ -186,6 +435,14 @@ class PutToolRequest(_message.Message):
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Regions that it acts in."""
+
+    @_builtins.property
+    def python(self) -> Global___PythonTool:
+        """How it is run, for a Python function; one of `http`, `python`, `shell`."""
+
+    @_builtins.property
+    def shell(self) -> Global___ShellTool:
+        """How it is run, for a command."""
 
     def __init__(
         self,
@@ -198,10 +455,14 @@ class PutToolRequest(_message.Message):
         idempotent: _builtins.bool = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        python: Global___PythonTool | None = ...,
+        shell: Global___ShellTool | None = ...,
+        side_effect: Global___SideEffect.ValueType = ...,
+        trusted_output: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "python", b"python", "shell", b"shell"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "output_schema_json", b"output_schema_json", "regions", b"regions", "request_id", b"request_id", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "output_schema_json", b"output_schema_json", "python", b"python", "regions", b"regions", "request_id", b"request_id", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "trusted_output", b"trusted_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -242,16 +503,20 @@ class GetToolRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOOL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name."""
+    version: _builtins.int
+    """Version; 0: the newest."""
     def __init__(
         self,
         *,
         tool: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool", b"tool", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,12 +612,18 @@ class InvokeToolRequest(_message.Message):
     REGIONS_FIELD_NUMBER: _builtins.int
     REGIONS_DEMANDED_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_TAINTED_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name."""
     arguments_json: _builtins.str
     """Arguments as JSON text, at most 256 KiB; validated against the tool's schema."""
     regions_demanded: _builtins.bool
     """True when the caller demands `regions`; an empty list then allows nothing."""
+    arguments_tainted: _builtins.bool
+    """True when the arguments derive from what came from outside (web, MCP, documents): policy may demand an approval."""
+    version: _builtins.int
+    """Version of the tool; 0: the newest."""
     @_builtins.property
     def effect(self) -> _effects_pb2.EffectKey:
         """Key of the effect when a run makes the call."""
@@ -374,10 +645,12 @@ class InvokeToolRequest(_message.Message):
         regions: _abc.Iterable[_builtins.str] | None = ...,
         regions_demanded: _builtins.bool = ...,
         approval: Global___ApprovalProof | None = ...,
+        arguments_tainted: _builtins.bool = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "effect", b"effect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "arguments_json", b"arguments_json", "effect", b"effect", "regions", b"regions", "regions_demanded", b"regions_demanded", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "arguments_json", b"arguments_json", "arguments_tainted", b"arguments_tainted", "effect", b"effect", "regions", b"regions", "regions_demanded", b"regions_demanded", "tool", b"tool", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,6 +736,8 @@ class InvokeToolResponse(_message.Message):
     EXIT_STATUS_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    OUTPUT_TAINTED_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     output_json: _builtins.str
     """Output as JSON text; empty after an error. For `python`: the JSON in `result.json`, `null` without one."""
     stdout: _builtins.str
@@ -475,6 +750,10 @@ class InvokeToolResponse(_message.Message):
     """Exit status, for sandboxed tools."""
     sandbox: _builtins.str
     """Sandbox that ran it: `nsjail`, with what protection it had; empty: none."""
+    output_tainted: _builtins.bool
+    """True when the output comes from outside or derives from tainted arguments: whoever uses it must keep the mark."""
+    version: _builtins.int
+    """Version of the tool that ran; builtin and MCP tools have 0."""
     @_builtins.property
     def error(self) -> Global___ToolError:
         """Set when the tool failed."""
@@ -494,11 +773,900 @@ class InvokeToolResponse(_message.Message):
         exit_status: _builtins.int = ...,
         sandbox: _builtins.str = ...,
         record: _effects_pb2.RecordRef | None = ...,
+        output_tainted: _builtins.bool = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "output_json", b"output_json", "record", b"record", "sandbox", b"sandbox", "stderr", b"stderr", "stdout", b"stdout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "output_json", b"output_json", "output_tainted", b"output_tainted", "record", b"record", "sandbox", b"sandbox", "stderr", b"stderr", "stdout", b"stdout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvokeToolResponse: _TypeAlias = InvokeToolResponse  # noqa: Y015
+
+@_typing.final
+class DescribeToolRequest(_message.Message):
+    """DescribeToolRequest names a tool and the origin of the arguments of the call in mind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_TAINTED_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Name."""
+    version: _builtins.int
+    """Version; 0: the newest."""
+    arguments_tainted: _builtins.bool
+    """True when the arguments derive from what came from outside."""
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        version: _builtins.int = ...,
+        arguments_tainted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_tainted", b"arguments_tainted", "tool", b"tool", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeToolRequest: _TypeAlias = DescribeToolRequest  # noqa: Y015
+
+@_typing.final
+class DescribeToolResponse(_message.Message):
+    """DescribeToolResponse is the tool and what policy says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    APPROVAL_REQUIRED_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """True when the caller may call it, perhaps with an approval only."""
+    approval_required: _builtins.bool
+    """True when the call is permitted with an approval and not without one."""
+    policy_digest: _builtins.str
+    """Digest of the policy bundle that decided."""
+    @_builtins.property
+    def tool(self) -> Global___Tool:
+        """The tool."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Policies that forbid the call as it is (their `@id`)."""
+
+    def __init__(
+        self,
+        *,
+        tool: Global___Tool | None = ...,
+        allowed: _builtins.bool = ...,
+        approval_required: _builtins.bool = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        policy_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "approval_required", b"approval_required", "policies", b"policies", "policy_digest", b"policy_digest", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeToolResponse: _TypeAlias = DescribeToolResponse  # noqa: Y015
+
+@_typing.final
+class ListToolVersionsRequest(_message.Message):
+    """ListToolVersionsRequest names a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Name."""
+    page_size: _builtins.int
+    """Most versions, 1 to 200; 0: 100."""
+    page_token: _builtins.str
+    """From the last answer."""
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListToolVersionsRequest: _TypeAlias = ListToolVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListToolVersionsResponse(_message.Message):
+    """ListToolVersionsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """The versions."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListToolVersionsResponse: _TypeAlias = ListToolVersionsResponse  # noqa: Y015
+
+@_typing.final
+class ImportOpenApiRequest(_message.Message):
+    """ImportOpenApiRequest declares the operations of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DOCUMENT_JSON_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
+    document_json: _builtins.str
+    """OpenAPI 3.0 or 3.1, as JSON text, at most 1 MiB; nothing outside of it is fetched."""
+    prefix: _builtins.str
+    """First part of the tools' names: `prefix.operation_id`."""
+    base_url: _builtins.str
+    """Address in place of the document's first server; empty: that one."""
+    trusted_output: _builtins.bool
+    """True when the platform itself vouches for what the operations answer."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Operation ids to import; empty: all, at most 200."""
+
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Headers of every tool; secrets as `secret:NAME`."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions that the tools act in."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Most time a call may take; unset: 30 s."""
+
+    def __init__(
+        self,
+        *,
+        document_json: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        operations: _abc.Iterable[_builtins.str] | None = ...,
+        base_url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        trusted_output: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "document_json", b"document_json", "headers", b"headers", "operations", b"operations", "prefix", b"prefix", "regions", b"regions", "timeout", b"timeout", "trusted_output", b"trusted_output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOpenApiRequest: _TypeAlias = ImportOpenApiRequest  # noqa: Y015
+
+@_typing.final
+class ImportOpenApiResponse(_message.Message):
+    """ImportOpenApiResponse is what was declared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """The tools, in the document's order."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOpenApiResponse: _TypeAlias = ImportOpenApiResponse  # noqa: Y015
+
+@_typing.final
+class McpServer(_message.Message):
+    """McpServer is a connected MCP server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PROPOSER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Name, first part of its tools' names: `server.tool`."""
+    digest: _builtins.str
+    """`sha256:` and hex digest of the connection; approvals hold for it only."""
+    proposer: _builtins.str
+    """Who connected it, or changed the connection last."""
+    @_builtins.property
+    def connection(self) -> Global___McpConnection:
+        """How it is reached."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was connected."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Last change."""
+
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        connection: Global___McpConnection | None = ...,
+        digest: _builtins.str = ...,
+        proposer: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "create_time", b"create_time", "digest", b"digest", "proposer", b"proposer", "server", b"server", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpServer: _TypeAlias = McpServer  # noqa: Y015
+
+@_typing.final
+class McpConnection(_message.Message):
+    """McpConnection says how an MCP server is reached: exactly one of `http` and `stdio`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTTP_FIELD_NUMBER: _builtins.int
+    STDIO_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    SIDE_EFFECT_FIELD_NUMBER: _builtins.int
+    side_effect: Global___SideEffect.ValueType
+    """What its tools may do to the world; unset: write. What a server says of itself counts for nothing."""
+    @_builtins.property
+    def http(self) -> Global___McpHttp:
+        """Streamable HTTP."""
+
+    @_builtins.property
+    def stdio(self) -> Global___McpStdio:
+        """A program that is run in the sandbox, afresh for each call."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions that it acts in."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Most time a call may take, 100 ms to 5 min; unset: 30 s."""
+
+    def __init__(
+        self,
+        *,
+        http: Global___McpHttp | None = ...,
+        stdio: Global___McpStdio | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        side_effect: Global___SideEffect.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "regions", b"regions", "side_effect", b"side_effect", "stdio", b"stdio", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpConnection: _TypeAlias = McpConnection  # noqa: Y015
+
+@_typing.final
+class McpHttp(_message.Message):
+    """McpHttp is an endpoint of the streamable HTTP transport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    OAUTH_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Address."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Headers that are sent as they are; credentials as `secret:NAME`."""
+
+    @_builtins.property
+    def oauth(self) -> Global___McpOAuth:
+        """OAuth client credentials; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        oauth: Global___McpOAuth | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oauth", b"oauth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "oauth", b"oauth", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpHttp: _TypeAlias = McpHttp  # noqa: Y015
+
+@_typing.final
+class McpOAuth(_message.Message):
+    """McpOAuth gets access tokens for one MCP server: client credentials, with the server as resource (RFC 8707)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Client id."""
+    client_secret: _builtins.str
+    """`secret:NAME` of the client secret."""
+    issuer: _builtins.str
+    """Issuer that the credentials belong to; they are sent to no other."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        client_secret: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "issuer", b"issuer", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpOAuth: _TypeAlias = McpOAuth  # noqa: Y015
+
+@_typing.final
+class McpStdio(_message.Message):
+    """McpStdio is a program that speaks MCP over standard input and output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COMMAND_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Program and arguments, e.g. `python`, `server.py`."""
+
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Files in its working directory: ids of uploaded files (`file_…`), or the content itself."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Environment; no credentials."""
+
+    def __init__(
+        self,
+        *,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "environment", b"environment", "files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpStdio: _TypeAlias = McpStdio  # noqa: Y015
+
+@_typing.final
+class PutMcpServerRequest(_message.Message):
+    """PutMcpServerRequest connects a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Name: lower-case letters, digits, `_`, `-`; at most 32."""
+    request_id: _builtins.str
+    """Idempotency key; empty: none."""
+    @_builtins.property
+    def connection(self) -> Global___McpConnection:
+        """How it is reached."""
+
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        connection: Global___McpConnection | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "request_id", b"request_id", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutMcpServerRequest: _TypeAlias = PutMcpServerRequest  # noqa: Y015
+
+@_typing.final
+class PutMcpServerResponse(_message.Message):
+    """PutMcpServerResponse is the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """True when it is new."""
+    @_builtins.property
+    def server(self) -> Global___McpServer:
+        """The server."""
+
+    def __init__(
+        self,
+        *,
+        server: Global___McpServer | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutMcpServerResponse: _TypeAlias = PutMcpServerResponse  # noqa: Y015
+
+@_typing.final
+class GetMcpServerRequest(_message.Message):
+    """GetMcpServerRequest names a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMcpServerRequest: _TypeAlias = GetMcpServerRequest  # noqa: Y015
+
+@_typing.final
+class GetMcpServerResponse(_message.Message):
+    """GetMcpServerResponse is the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def server(self) -> Global___McpServer:
+        """The server."""
+
+    def __init__(
+        self,
+        *,
+        server: Global___McpServer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMcpServerResponse: _TypeAlias = GetMcpServerResponse  # noqa: Y015
+
+@_typing.final
+class ListMcpServersRequest(_message.Message):
+    """ListMcpServersRequest pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most servers, 1 to 200; 0: 100."""
+    page_token: _builtins.str
+    """From the last answer."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMcpServersRequest: _TypeAlias = ListMcpServersRequest  # noqa: Y015
+
+@_typing.final
+class ListMcpServersResponse(_message.Message):
+    """ListMcpServersResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___McpServer]:
+        """The servers."""
+
+    def __init__(
+        self,
+        *,
+        servers: _abc.Iterable[Global___McpServer] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "servers", b"servers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMcpServersResponse: _TypeAlias = ListMcpServersResponse  # noqa: Y015
+
+@_typing.final
+class DeleteMcpServerRequest(_message.Message):
+    """DeleteMcpServerRequest names a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMcpServerRequest: _TypeAlias = DeleteMcpServerRequest  # noqa: Y015
+
+@_typing.final
+class DeleteMcpServerResponse(_message.Message):
+    """DeleteMcpServerResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMcpServerResponse: _TypeAlias = DeleteMcpServerResponse  # noqa: Y015
+
+@_typing.final
+class ListMcpServerToolsRequest(_message.Message):
+    """ListMcpServerToolsRequest names a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMcpServerToolsRequest: _TypeAlias = ListMcpServerToolsRequest  # noqa: Y015
+
+@_typing.final
+class McpServerTool(_message.Message):
+    """McpServerTool is a tool as its server offers it now, beside what was approved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    APPROVED_DIGEST_FIELD_NUMBER: _builtins.int
+    DEFINITION_JSON_FIELD_NUMBER: _builtins.int
+    DIFF_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVE_TIME_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Name in the registry, `server.tool`; empty for an invalid name."""
+    name: _builtins.str
+    """The tool's own name, cut at 128 characters."""
+    state: Global___McpToolState.ValueType
+    """State."""
+    digest: _builtins.str
+    """`sha256:` and hex digest over name, description and schemas as offered now; empty when missing."""
+    approved_digest: _builtins.str
+    """Pinned digest; empty: never approved."""
+    definition_json: _builtins.str
+    """The definition as offered now, as JSON text; empty when missing."""
+    diff: _builtins.str
+    """What approving changes, as a unified diff; empty when nothing."""
+    fault: _builtins.str
+    """Why it is invalid."""
+    approver: _builtins.str
+    """Who approved it."""
+    @_builtins.property
+    def approve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was approved."""
+
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: Global___McpToolState.ValueType = ...,
+        digest: _builtins.str = ...,
+        approved_digest: _builtins.str = ...,
+        definition_json: _builtins.str = ...,
+        diff: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        approver: _builtins.str = ...,
+        approve_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve_time", b"approve_time", "approved_digest", b"approved_digest", "approver", b"approver", "definition_json", b"definition_json", "diff", b"diff", "digest", b"digest", "fault", b"fault", "name", b"name", "state", b"state", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpServerTool: _TypeAlias = McpServerTool  # noqa: Y015
+
+@_typing.final
+class ListMcpServerToolsResponse(_message.Message):
+    """ListMcpServerToolsResponse is what the server offers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.str
+    """Protocol revision spoken, e.g. `2026-07-28`; empty when the server did not answer."""
+    fault: _builtins.str
+    """Why the server did not answer: then the tools are those that were approved. Empty: it answered."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___McpServerTool]:
+        """The tools, by name."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___McpServerTool] | None = ...,
+        protocol_version: _builtins.str = ...,
+        fault: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "protocol_version", b"protocol_version", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMcpServerToolsResponse: _TypeAlias = ListMcpServerToolsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveMcpToolsRequest(_message.Message):
+    """ApproveMcpToolsRequest pins tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Server."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___McpToolPin]:
+        """Tools as they were shown."""
+
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        tools: _abc.Iterable[Global___McpToolPin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveMcpToolsRequest: _TypeAlias = ApproveMcpToolsRequest  # noqa: Y015
+
+@_typing.final
+class McpToolPin(_message.Message):
+    """McpToolPin names a tool and what it was when it was looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIDE_EFFECT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The tool's own name."""
+    digest: _builtins.str
+    """Digest that was shown."""
+    side_effect: Global___SideEffect.ValueType
+    """What a call may do to the world; unset: as the server's."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        side_effect: Global___SideEffect.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "side_effect", b"side_effect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpToolPin: _TypeAlias = McpToolPin  # noqa: Y015
+
+@_typing.final
+class ApproveMcpToolsResponse(_message.Message):
+    """ApproveMcpToolsResponse is what can be called now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """The tools."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveMcpToolsResponse: _TypeAlias = ApproveMcpToolsResponse  # noqa: Y015

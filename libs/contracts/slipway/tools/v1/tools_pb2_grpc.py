@@ -55,6 +55,51 @@ class ToolsServiceStub:
                 request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.SerializeToString,
                 response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.FromString,
                 _registered_method=True)
+        self.DescribeTool = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/DescribeTool',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolResponse.FromString,
+                _registered_method=True)
+        self.ListToolVersions = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/ListToolVersions',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsResponse.FromString,
+                _registered_method=True)
+        self.ImportOpenApi = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/ImportOpenApi',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiResponse.FromString,
+                _registered_method=True)
+        self.PutMcpServer = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/PutMcpServer',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerResponse.FromString,
+                _registered_method=True)
+        self.GetMcpServer = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/GetMcpServer',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerResponse.FromString,
+                _registered_method=True)
+        self.ListMcpServers = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/ListMcpServers',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersResponse.FromString,
+                _registered_method=True)
+        self.DeleteMcpServer = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/DeleteMcpServer',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerResponse.FromString,
+                _registered_method=True)
+        self.ListMcpServerTools = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/ListMcpServerTools',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsResponse.FromString,
+                _registered_method=True)
+        self.ApproveMcpTools = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/ApproveMcpTools',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.FromString,
+                _registered_method=True)
 
 
 class ToolsServiceServicer:
@@ -90,6 +135,70 @@ class ToolsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeTool(self, request, context):
+        """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListToolVersions(self, request, context):
+        """ListToolVersions pages through the versions of a declared tool, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportOpenApi(self, request, context):
+        """ImportOpenApi declares an HTTP tool for each operation of an OpenAPI document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutMcpServer(self, request, context):
+        """PutMcpServer connects an MCP server; its tools are quarantined until somebody else approves them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMcpServer(self, request, context):
+        """GetMcpServer answers with one MCP server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMcpServers(self, request, context):
+        """ListMcpServers pages through the tenant's MCP servers, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMcpServer(self, request, context):
+        """DeleteMcpServer disconnects an MCP server and forgets every approval of its tools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMcpServerTools(self, request, context):
+        """ListMcpServerTools asks the server for its tools now, and compares them with what was approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveMcpTools(self, request, context):
+        """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
+        PERMISSION_DENIED when the caller is who connected the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ToolsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +221,51 @@ def add_ToolsServiceServicer_to_server(servicer, server):
                     servicer.InvokeTool,
                     request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.FromString,
                     response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.SerializeToString,
+            ),
+            'DescribeTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTool,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolResponse.SerializeToString,
+            ),
+            'ListToolVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListToolVersions,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsResponse.SerializeToString,
+            ),
+            'ImportOpenApi': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportOpenApi,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiResponse.SerializeToString,
+            ),
+            'PutMcpServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutMcpServer,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerResponse.SerializeToString,
+            ),
+            'GetMcpServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMcpServer,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerResponse.SerializeToString,
+            ),
+            'ListMcpServers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMcpServers,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersResponse.SerializeToString,
+            ),
+            'DeleteMcpServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMcpServer,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerResponse.SerializeToString,
+            ),
+            'ListMcpServerTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMcpServerTools,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsResponse.SerializeToString,
+            ),
+            'ApproveMcpTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveMcpTools,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +377,249 @@ class ToolsService:
             '/slipway.tools.v1.ToolsService/InvokeTool',
             slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.SerializeToString,
             slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/DescribeTool',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListToolVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/ListToolVersions',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListToolVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportOpenApi(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/ImportOpenApi',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ImportOpenApiResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutMcpServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/PutMcpServer',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.PutMcpServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMcpServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/GetMcpServer',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.GetMcpServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMcpServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/ListMcpServers',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMcpServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/DeleteMcpServer',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.DeleteMcpServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMcpServerTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/ListMcpServerTools',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ListMcpServerToolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveMcpTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/ApproveMcpTools',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

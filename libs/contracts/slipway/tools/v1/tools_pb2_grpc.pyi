@@ -43,6 +43,26 @@ class ToolsServiceStub:
     """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
     did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
     """
+    DescribeTool: _grpc.UnaryUnaryMultiCallable[_tools_pb2.DescribeToolRequest, _tools_pb2.DescribeToolResponse]
+    """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it."""
+    ListToolVersions: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ListToolVersionsRequest, _tools_pb2.ListToolVersionsResponse]
+    """ListToolVersions pages through the versions of a declared tool, newest first."""
+    ImportOpenApi: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ImportOpenApiRequest, _tools_pb2.ImportOpenApiResponse]
+    """ImportOpenApi declares an HTTP tool for each operation of an OpenAPI document."""
+    PutMcpServer: _grpc.UnaryUnaryMultiCallable[_tools_pb2.PutMcpServerRequest, _tools_pb2.PutMcpServerResponse]
+    """PutMcpServer connects an MCP server; its tools are quarantined until somebody else approves them."""
+    GetMcpServer: _grpc.UnaryUnaryMultiCallable[_tools_pb2.GetMcpServerRequest, _tools_pb2.GetMcpServerResponse]
+    """GetMcpServer answers with one MCP server."""
+    ListMcpServers: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ListMcpServersRequest, _tools_pb2.ListMcpServersResponse]
+    """ListMcpServers pages through the tenant's MCP servers, by name."""
+    DeleteMcpServer: _grpc.UnaryUnaryMultiCallable[_tools_pb2.DeleteMcpServerRequest, _tools_pb2.DeleteMcpServerResponse]
+    """DeleteMcpServer disconnects an MCP server and forgets every approval of its tools."""
+    ListMcpServerTools: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ListMcpServerToolsRequest, _tools_pb2.ListMcpServerToolsResponse]
+    """ListMcpServerTools asks the server for its tools now, and compares them with what was approved."""
+    ApproveMcpTools: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ApproveMcpToolsRequest, _tools_pb2.ApproveMcpToolsResponse]
+    """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
+    PERMISSION_DENIED when the caller is who connected the server.
+    """
 
 @_typing.type_check_only
 class ToolsServiceAsyncStub(ToolsServiceStub):
@@ -58,6 +78,26 @@ class ToolsServiceAsyncStub(ToolsServiceStub):
     InvokeTool: _aio.UnaryUnaryMultiCallable[_tools_pb2.InvokeToolRequest, _tools_pb2.InvokeToolResponse]  # type: ignore[assignment]
     """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
     did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
+    """
+    DescribeTool: _aio.UnaryUnaryMultiCallable[_tools_pb2.DescribeToolRequest, _tools_pb2.DescribeToolResponse]  # type: ignore[assignment]
+    """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it."""
+    ListToolVersions: _aio.UnaryUnaryMultiCallable[_tools_pb2.ListToolVersionsRequest, _tools_pb2.ListToolVersionsResponse]  # type: ignore[assignment]
+    """ListToolVersions pages through the versions of a declared tool, newest first."""
+    ImportOpenApi: _aio.UnaryUnaryMultiCallable[_tools_pb2.ImportOpenApiRequest, _tools_pb2.ImportOpenApiResponse]  # type: ignore[assignment]
+    """ImportOpenApi declares an HTTP tool for each operation of an OpenAPI document."""
+    PutMcpServer: _aio.UnaryUnaryMultiCallable[_tools_pb2.PutMcpServerRequest, _tools_pb2.PutMcpServerResponse]  # type: ignore[assignment]
+    """PutMcpServer connects an MCP server; its tools are quarantined until somebody else approves them."""
+    GetMcpServer: _aio.UnaryUnaryMultiCallable[_tools_pb2.GetMcpServerRequest, _tools_pb2.GetMcpServerResponse]  # type: ignore[assignment]
+    """GetMcpServer answers with one MCP server."""
+    ListMcpServers: _aio.UnaryUnaryMultiCallable[_tools_pb2.ListMcpServersRequest, _tools_pb2.ListMcpServersResponse]  # type: ignore[assignment]
+    """ListMcpServers pages through the tenant's MCP servers, by name."""
+    DeleteMcpServer: _aio.UnaryUnaryMultiCallable[_tools_pb2.DeleteMcpServerRequest, _tools_pb2.DeleteMcpServerResponse]  # type: ignore[assignment]
+    """DeleteMcpServer disconnects an MCP server and forgets every approval of its tools."""
+    ListMcpServerTools: _aio.UnaryUnaryMultiCallable[_tools_pb2.ListMcpServerToolsRequest, _tools_pb2.ListMcpServerToolsResponse]  # type: ignore[assignment]
+    """ListMcpServerTools asks the server for its tools now, and compares them with what was approved."""
+    ApproveMcpTools: _aio.UnaryUnaryMultiCallable[_tools_pb2.ApproveMcpToolsRequest, _tools_pb2.ApproveMcpToolsResponse]  # type: ignore[assignment]
+    """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
+    PERMISSION_DENIED when the caller is who connected the server.
     """
 
 class ToolsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,6 +135,80 @@ class ToolsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tools_pb2.InvokeToolResponse, _abc.Awaitable[_tools_pb2.InvokeToolResponse]]:
         """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
         did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeTool(
+        self,
+        request: _tools_pb2.DescribeToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.DescribeToolResponse, _abc.Awaitable[_tools_pb2.DescribeToolResponse]]:
+        """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it."""
+
+    @_abc_1.abstractmethod
+    def ListToolVersions(
+        self,
+        request: _tools_pb2.ListToolVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.ListToolVersionsResponse, _abc.Awaitable[_tools_pb2.ListToolVersionsResponse]]:
+        """ListToolVersions pages through the versions of a declared tool, newest first."""
+
+    @_abc_1.abstractmethod
+    def ImportOpenApi(
+        self,
+        request: _tools_pb2.ImportOpenApiRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.ImportOpenApiResponse, _abc.Awaitable[_tools_pb2.ImportOpenApiResponse]]:
+        """ImportOpenApi declares an HTTP tool for each operation of an OpenAPI document."""
+
+    @_abc_1.abstractmethod
+    def PutMcpServer(
+        self,
+        request: _tools_pb2.PutMcpServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.PutMcpServerResponse, _abc.Awaitable[_tools_pb2.PutMcpServerResponse]]:
+        """PutMcpServer connects an MCP server; its tools are quarantined until somebody else approves them."""
+
+    @_abc_1.abstractmethod
+    def GetMcpServer(
+        self,
+        request: _tools_pb2.GetMcpServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.GetMcpServerResponse, _abc.Awaitable[_tools_pb2.GetMcpServerResponse]]:
+        """GetMcpServer answers with one MCP server."""
+
+    @_abc_1.abstractmethod
+    def ListMcpServers(
+        self,
+        request: _tools_pb2.ListMcpServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.ListMcpServersResponse, _abc.Awaitable[_tools_pb2.ListMcpServersResponse]]:
+        """ListMcpServers pages through the tenant's MCP servers, by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteMcpServer(
+        self,
+        request: _tools_pb2.DeleteMcpServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.DeleteMcpServerResponse, _abc.Awaitable[_tools_pb2.DeleteMcpServerResponse]]:
+        """DeleteMcpServer disconnects an MCP server and forgets every approval of its tools."""
+
+    @_abc_1.abstractmethod
+    def ListMcpServerTools(
+        self,
+        request: _tools_pb2.ListMcpServerToolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.ListMcpServerToolsResponse, _abc.Awaitable[_tools_pb2.ListMcpServerToolsResponse]]:
+        """ListMcpServerTools asks the server for its tools now, and compares them with what was approved."""
+
+    @_abc_1.abstractmethod
+    def ApproveMcpTools(
+        self,
+        request: _tools_pb2.ApproveMcpToolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.ApproveMcpToolsResponse, _abc.Awaitable[_tools_pb2.ApproveMcpToolsResponse]]:
+        """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
+        PERMISSION_DENIED when the caller is who connected the server.
         """
 
 def add_ToolsServiceServicer_to_server(servicer: ToolsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
