@@ -52,6 +52,34 @@ AGENT_VERSION_STATE_REJECTED: AgentVersionState.ValueType  # 4
 """Turned down by a reviewer."""
 Global___AgentVersionState: _TypeAlias = AgentVersionState  # noqa: Y015
 
+class _SuspensionScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuspensionScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuspensionScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUSPENSION_SCOPE_UNSPECIFIED: _SuspensionScope.ValueType  # 0
+    """Never sent."""
+    SUSPENSION_SCOPE_AGENT: _SuspensionScope.ValueType  # 1
+    """One agent."""
+    SUSPENSION_SCOPE_TENANT: _SuspensionScope.ValueType  # 2
+    """The caller's tenant."""
+    SUSPENSION_SCOPE_ALL: _SuspensionScope.ValueType  # 3
+    """Everything."""
+
+class SuspensionScope(_SuspensionScope, metaclass=_SuspensionScopeEnumTypeWrapper):
+    """SuspensionScope is what a kill switch stops."""
+
+SUSPENSION_SCOPE_UNSPECIFIED: SuspensionScope.ValueType  # 0
+"""Never sent."""
+SUSPENSION_SCOPE_AGENT: SuspensionScope.ValueType  # 1
+"""One agent."""
+SUSPENSION_SCOPE_TENANT: SuspensionScope.ValueType  # 2
+"""The caller's tenant."""
+SUSPENSION_SCOPE_ALL: SuspensionScope.ValueType  # 3
+"""Everything."""
+Global___SuspensionScope: _TypeAlias = SuspensionScope  # noqa: Y015
+
 @_typing.final
 class AgentVersion(_message.Message):
     """AgentVersion is one immutable definition."""
@@ -155,6 +183,7 @@ class Agent(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SUSPENSION_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Name, unique in the tenant."""
     description: _builtins.str
@@ -175,6 +204,10 @@ class Agent(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Last change."""
 
+    @_builtins.property
+    def suspension(self) -> Global___Suspension:
+        """Set while it is suspended."""
+
     def __init__(
         self,
         *,
@@ -185,14 +218,51 @@ class Agent(_message.Message):
         latest_version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        suspension: Global___Suspension | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "suspension", b"suspension", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "description", b"description", "labels", b"labels", "latest_version", b"latest_version", "production_version", b"production_version", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "description", b"description", "labels", b"labels", "latest_version", b"latest_version", "production_version", b"production_version", "suspension", b"suspension", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class Suspension(_message.Message):
+    """Suspension is a kill switch that is pulled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SUSPENDED_BY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    scope: Global___SuspensionScope.ValueType
+    """What it stops."""
+    reason: _builtins.str
+    """Why."""
+    suspended_by: _builtins.str
+    """Who pulled it."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___SuspensionScope.ValueType = ...,
+        reason: _builtins.str = ...,
+        suspended_by: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "reason", b"reason", "scope", b"scope", "suspended_by", b"suspended_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspension: _TypeAlias = Suspension  # noqa: Y015
 
 @_typing.final
 class PutAgentRequest(_message.Message):
@@ -733,3 +803,202 @@ class RollbackAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackAgentResponse: _TypeAlias = RollbackAgentResponse  # noqa: Y015
+
+@_typing.final
+class SuspendAgentRequest(_message.Message):
+    """SuspendAgentRequest names an agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Name."""
+    reason: _builtins.str
+    """Why; required."""
+    request_id: _builtins.str
+    """Idempotency key; empty: none."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendAgentRequest: _TypeAlias = SuspendAgentRequest  # noqa: Y015
+
+@_typing.final
+class SuspendAgentResponse(_message.Message):
+    """SuspendAgentResponse is the agent after the change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The agent."""
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendAgentResponse: _TypeAlias = SuspendAgentResponse  # noqa: Y015
+
+@_typing.final
+class ResumeAgentRequest(_message.Message):
+    """ResumeAgentRequest names an agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Name."""
+    request_id: _builtins.str
+    """Idempotency key; empty: none."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAgentRequest: _TypeAlias = ResumeAgentRequest  # noqa: Y015
+
+@_typing.final
+class ResumeAgentResponse(_message.Message):
+    """ResumeAgentResponse is the agent after the change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """The agent."""
+
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
+
+@_typing.final
+class GetSuspensionRequest(_message.Message):
+    """GetSuspensionRequest is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSuspensionRequest: _TypeAlias = GetSuspensionRequest  # noqa: Y015
+
+@_typing.final
+class GetSuspensionResponse(_message.Message):
+    """GetSuspensionResponse holds what is suspended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUSPENSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suspensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suspension]:
+        """The tenant's and everybody's, when they are pulled."""
+
+    def __init__(
+        self,
+        *,
+        suspensions: _abc.Iterable[Global___Suspension] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suspensions", b"suspensions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSuspensionResponse: _TypeAlias = GetSuspensionResponse  # noqa: Y015
+
+@_typing.final
+class PutSuspensionRequest(_message.Message):
+    """PutSuspensionRequest sets a kill switch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    scope: Global___SuspensionScope.ValueType
+    """TENANT or ALL."""
+    suspended: _builtins.bool
+    """True to pull it, false to lift it."""
+    reason: _builtins.str
+    """Why; required to pull it."""
+    def __init__(
+        self,
+        *,
+        scope: Global___SuspensionScope.ValueType = ...,
+        suspended: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "scope", b"scope", "suspended", b"suspended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSuspensionRequest: _TypeAlias = PutSuspensionRequest  # noqa: Y015
+
+@_typing.final
+class PutSuspensionResponse(_message.Message):
+    """PutSuspensionResponse holds what is suspended now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUSPENSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suspensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suspension]:
+        """The tenant's and everybody's, when they are pulled."""
+
+    def __init__(
+        self,
+        *,
+        suspensions: _abc.Iterable[Global___Suspension] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suspensions", b"suspensions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSuspensionResponse: _TypeAlias = PutSuspensionResponse  # noqa: Y015

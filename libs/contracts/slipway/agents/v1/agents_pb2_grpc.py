@@ -85,6 +85,26 @@ class AgentsServiceStub:
                 request_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentRequest.SerializeToString,
                 response_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentResponse.FromString,
                 _registered_method=True)
+        self.SuspendAgent = channel.unary_unary(
+                '/slipway.agents.v1.AgentsService/SuspendAgent',
+                request_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentRequest.SerializeToString,
+                response_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentResponse.FromString,
+                _registered_method=True)
+        self.ResumeAgent = channel.unary_unary(
+                '/slipway.agents.v1.AgentsService/ResumeAgent',
+                request_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentRequest.SerializeToString,
+                response_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentResponse.FromString,
+                _registered_method=True)
+        self.GetSuspension = channel.unary_unary(
+                '/slipway.agents.v1.AgentsService/GetSuspension',
+                request_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionRequest.SerializeToString,
+                response_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionResponse.FromString,
+                _registered_method=True)
+        self.PutSuspension = channel.unary_unary(
+                '/slipway.agents.v1.AgentsService/PutSuspension',
+                request_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionRequest.SerializeToString,
+                response_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionResponse.FromString,
+                _registered_method=True)
 
 
 class AgentsServiceServicer:
@@ -162,6 +182,34 @@ class AgentsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendAgent(self, request, context):
+        """SuspendAgent is the kill switch of one agent: no run starts, and those under way pause.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAgent(self, request, context):
+        """ResumeAgent lifts it: runs that it paused go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSuspension(self, request, context):
+        """GetSuspension answers with the kill switches of the tenant and of everything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutSuspension(self, request, context):
+        """PutSuspension sets one of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +262,26 @@ def add_AgentsServiceServicer_to_server(servicer, server):
                     servicer.RollbackAgent,
                     request_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentRequest.FromString,
                     response_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentResponse.SerializeToString,
+            ),
+            'SuspendAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendAgent,
+                    request_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentRequest.FromString,
+                    response_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentResponse.SerializeToString,
+            ),
+            'ResumeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAgent,
+                    request_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentRequest.FromString,
+                    response_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentResponse.SerializeToString,
+            ),
+            'GetSuspension': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSuspension,
+                    request_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionRequest.FromString,
+                    response_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionResponse.SerializeToString,
+            ),
+            'PutSuspension': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSuspension,
+                    request_deserializer=slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionRequest.FromString,
+                    response_serializer=slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +555,114 @@ class AgentsService:
             '/slipway.agents.v1.AgentsService/RollbackAgent',
             slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentRequest.SerializeToString,
             slipway_dot_agents_dot_v1_dot_agents__pb2.RollbackAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.agents.v1.AgentsService/SuspendAgent',
+            slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentRequest.SerializeToString,
+            slipway_dot_agents_dot_v1_dot_agents__pb2.SuspendAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.agents.v1.AgentsService/ResumeAgent',
+            slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentRequest.SerializeToString,
+            slipway_dot_agents_dot_v1_dot_agents__pb2.ResumeAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSuspension(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.agents.v1.AgentsService/GetSuspension',
+            slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionRequest.SerializeToString,
+            slipway_dot_agents_dot_v1_dot_agents__pb2.GetSuspensionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSuspension(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.agents.v1.AgentsService/PutSuspension',
+            slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionRequest.SerializeToString,
+            slipway_dot_agents_dot_v1_dot_agents__pb2.PutSuspensionResponse.FromString,
             options,
             channel_credentials,
             insecure,

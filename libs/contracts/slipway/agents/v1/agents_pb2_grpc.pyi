@@ -55,6 +55,14 @@ class AgentsServiceStub:
     """PromoteAgentVersion makes an APPROVED version the one that runs use."""
     RollbackAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.RollbackAgentRequest, _agents_pb2.RollbackAgentResponse]
     """RollbackAgent promotes the version that was in production before."""
+    SuspendAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.SuspendAgentRequest, _agents_pb2.SuspendAgentResponse]
+    """SuspendAgent is the kill switch of one agent: no run starts, and those under way pause."""
+    ResumeAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ResumeAgentRequest, _agents_pb2.ResumeAgentResponse]
+    """ResumeAgent lifts it: runs that it paused go on."""
+    GetSuspension: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetSuspensionRequest, _agents_pb2.GetSuspensionResponse]
+    """GetSuspension answers with the kill switches of the tenant and of everything."""
+    PutSuspension: _grpc.UnaryUnaryMultiCallable[_agents_pb2.PutSuspensionRequest, _agents_pb2.PutSuspensionResponse]
+    """PutSuspension sets one of them."""
 
 @_typing.type_check_only
 class AgentsServiceAsyncStub(AgentsServiceStub):
@@ -83,6 +91,14 @@ class AgentsServiceAsyncStub(AgentsServiceStub):
     """PromoteAgentVersion makes an APPROVED version the one that runs use."""
     RollbackAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.RollbackAgentRequest, _agents_pb2.RollbackAgentResponse]  # type: ignore[assignment]
     """RollbackAgent promotes the version that was in production before."""
+    SuspendAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.SuspendAgentRequest, _agents_pb2.SuspendAgentResponse]  # type: ignore[assignment]
+    """SuspendAgent is the kill switch of one agent: no run starts, and those under way pause."""
+    ResumeAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.ResumeAgentRequest, _agents_pb2.ResumeAgentResponse]  # type: ignore[assignment]
+    """ResumeAgent lifts it: runs that it paused go on."""
+    GetSuspension: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetSuspensionRequest, _agents_pb2.GetSuspensionResponse]  # type: ignore[assignment]
+    """GetSuspension answers with the kill switches of the tenant and of everything."""
+    PutSuspension: _aio.UnaryUnaryMultiCallable[_agents_pb2.PutSuspensionRequest, _agents_pb2.PutSuspensionResponse]  # type: ignore[assignment]
+    """PutSuspension sets one of them."""
 
 class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
     """AgentsService keeps agent definitions as immutable versions with a digest and a review gate."""
@@ -168,5 +184,37 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.RollbackAgentResponse, _abc.Awaitable[_agents_pb2.RollbackAgentResponse]]:
         """RollbackAgent promotes the version that was in production before."""
+
+    @_abc_1.abstractmethod
+    def SuspendAgent(
+        self,
+        request: _agents_pb2.SuspendAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.SuspendAgentResponse, _abc.Awaitable[_agents_pb2.SuspendAgentResponse]]:
+        """SuspendAgent is the kill switch of one agent: no run starts, and those under way pause."""
+
+    @_abc_1.abstractmethod
+    def ResumeAgent(
+        self,
+        request: _agents_pb2.ResumeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.ResumeAgentResponse, _abc.Awaitable[_agents_pb2.ResumeAgentResponse]]:
+        """ResumeAgent lifts it: runs that it paused go on."""
+
+    @_abc_1.abstractmethod
+    def GetSuspension(
+        self,
+        request: _agents_pb2.GetSuspensionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.GetSuspensionResponse, _abc.Awaitable[_agents_pb2.GetSuspensionResponse]]:
+        """GetSuspension answers with the kill switches of the tenant and of everything."""
+
+    @_abc_1.abstractmethod
+    def PutSuspension(
+        self,
+        request: _agents_pb2.PutSuspensionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.PutSuspensionResponse, _abc.Awaitable[_agents_pb2.PutSuspensionResponse]]:
+        """PutSuspension sets one of them."""
 
 def add_AgentsServiceServicer_to_server(servicer: AgentsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -86,22 +86,26 @@ class ExchangeRunGrantRequest(_message.Message):
     RUN_GRANT_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     run_grant: _builtins.str
     """The grant as the gateway signed it."""
     run_id: _builtins.str
     """Run that acts under it."""
     version: _builtins.int
     """Version of the grant's agent that acts; with it `act` is `agent@version`, else the agent's name alone."""
+    agent: _builtins.str
+    """Agent that acts, when it is a sub-agent of the grant's in the same tree of runs; empty: the grant's agent."""
     def __init__(
         self,
         *,
         run_grant: _builtins.str = ...,
         run_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "run_grant", b"run_grant", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,6 +138,58 @@ class ExchangeRunGrantResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeRunGrantResponse: _TypeAlias = ExchangeRunGrantResponse  # noqa: Y015
+
+@_typing.final
+class IssueScheduledRunGrantRequest(_message.Message):
+    """IssueScheduledRunGrantRequest names the grant and whose it must be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_GRANT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    schedule_grant: _builtins.str
+    """The grant as the gateway signed it."""
+    agent: _builtins.str
+    """Agent of the schedule; the grant must be for it."""
+    def __init__(
+        self,
+        *,
+        schedule_grant: _builtins.str = ...,
+        agent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "schedule_grant", b"schedule_grant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueScheduledRunGrantRequest: _TypeAlias = IssueScheduledRunGrantRequest  # noqa: Y015
+
+@_typing.final
+class IssueScheduledRunGrantResponse(_message.Message):
+    """IssueScheduledRunGrantResponse is a run grant, and its subject as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_GRANT_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    run_grant: _builtins.str
+    """Grant of one run."""
+    token: _builtins.str
+    """Token of the subject, without an agent."""
+    def __init__(
+        self,
+        *,
+        run_grant: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueScheduledRunGrantResponse: _TypeAlias = IssueScheduledRunGrantResponse  # noqa: Y015
 
 @_typing.final
 class ListUnknownPrincipalsRequest(_message.Message):

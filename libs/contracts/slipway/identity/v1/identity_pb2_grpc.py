@@ -45,6 +45,11 @@ class IdentityServiceStub:
                 request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.SerializeToString,
                 response_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.FromString,
                 _registered_method=True)
+        self.IssueScheduledRunGrant = channel.unary_unary(
+                '/slipway.identity.v1.IdentityService/IssueScheduledRunGrant',
+                request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantRequest.SerializeToString,
+                response_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantResponse.FromString,
+                _registered_method=True)
         self.ListUnknownPrincipals = channel.unary_unary(
                 '/slipway.identity.v1.IdentityService/ListUnknownPrincipals',
                 request_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ListUnknownPrincipalsRequest.SerializeToString,
@@ -78,6 +83,14 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueScheduledRunGrant(self, request, context):
+        """IssueScheduledRunGrant trades the grant signed when a schedule was put for the grant of one run of it. Subject, roles
+        and revocation are looked at again. Only the orchestrator's principal may call it. Errors as in ExchangeRunGrant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListUnknownPrincipals(self, request, context):
         """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
         approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
@@ -105,6 +118,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ExchangeRunGrant,
                     request_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.FromString,
                     response_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.SerializeToString,
+            ),
+            'IssueScheduledRunGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueScheduledRunGrant,
+                    request_deserializer=slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantRequest.FromString,
+                    response_serializer=slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantResponse.SerializeToString,
             ),
             'ListUnknownPrincipals': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUnknownPrincipals,
@@ -172,6 +190,33 @@ class IdentityService:
             '/slipway.identity.v1.IdentityService/ExchangeRunGrant',
             slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantRequest.SerializeToString,
             slipway_dot_identity_dot_v1_dot_identity__pb2.ExchangeRunGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueScheduledRunGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.identity.v1.IdentityService/IssueScheduledRunGrant',
+            slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantRequest.SerializeToString,
+            slipway_dot_identity_dot_v1_dot_identity__pb2.IssueScheduledRunGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

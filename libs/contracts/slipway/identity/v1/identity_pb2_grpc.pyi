@@ -42,6 +42,10 @@ class IdentityServiceStub:
     Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
     Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
     """
+    IssueScheduledRunGrant: _grpc.UnaryUnaryMultiCallable[_identity_pb2.IssueScheduledRunGrantRequest, _identity_pb2.IssueScheduledRunGrantResponse]
+    """IssueScheduledRunGrant trades the grant signed when a schedule was put for the grant of one run of it. Subject, roles
+    and revocation are looked at again. Only the orchestrator's principal may call it. Errors as in ExchangeRunGrant.
+    """
     ListUnknownPrincipals: _grpc.UnaryUnaryMultiCallable[_identity_pb2.ListUnknownPrincipalsRequest, _identity_pb2.ListUnknownPrincipalsResponse]
     """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
     approvers who do not exist. A directory that cannot tell (it keeps no list of roles) knows them all.
@@ -62,6 +66,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """ExchangeRunGrant trades the grant signed at the start of a run for a short token that acts for its subject.
     Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
     Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
+    """
+    IssueScheduledRunGrant: _aio.UnaryUnaryMultiCallable[_identity_pb2.IssueScheduledRunGrantRequest, _identity_pb2.IssueScheduledRunGrantResponse]  # type: ignore[assignment]
+    """IssueScheduledRunGrant trades the grant signed when a schedule was put for the grant of one run of it. Subject, roles
+    and revocation are looked at again. Only the orchestrator's principal may call it. Errors as in ExchangeRunGrant.
     """
     ListUnknownPrincipals: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListUnknownPrincipalsRequest, _identity_pb2.ListUnknownPrincipalsResponse]  # type: ignore[assignment]
     """ListUnknownPrincipals tells which of some roles and users nobody knows, so that a definition can be refused that names
@@ -92,6 +100,16 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """ExchangeRunGrant trades the grant signed at the start of a run for a short token that acts for its subject.
         Subject, roles and revocation are looked at again. Only the orchestrator's principal may call it.
         Errors: PERMISSION_DENIED with GRANT_INVALID, GRANT_EXPIRED, GRANT_REVOKED or SUBJECT_DISABLED.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueScheduledRunGrant(
+        self,
+        request: _identity_pb2.IssueScheduledRunGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.IssueScheduledRunGrantResponse, _abc.Awaitable[_identity_pb2.IssueScheduledRunGrantResponse]]:
+        """IssueScheduledRunGrant trades the grant signed when a schedule was put for the grant of one run of it. Subject, roles
+        and revocation are looked at again. Only the orchestrator's principal may call it. Errors as in ExchangeRunGrant.
         """
 
     @_abc_1.abstractmethod

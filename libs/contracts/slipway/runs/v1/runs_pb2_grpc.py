@@ -65,6 +65,41 @@ class RunsServiceStub:
                 request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.CancelRuns = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/CancelRuns',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/PauseRun',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/ResumeRun',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.SignalRun = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/SignalRun',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunResponse.FromString,
+                _registered_method=True)
+        self.RaiseRunLimits = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/RaiseRunLimits',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsResponse.FromString,
+                _registered_method=True)
+        self.ForkRun = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/ForkRun',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunResponse.FromString,
+                _registered_method=True)
+        self.ReplayRun = channel.unary_unary(
+                '/slipway.runs.v1.RunsService/ReplayRun',
+                request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunRequest.SerializeToString,
+                response_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunResponse.FromString,
+                _registered_method=True)
         self.ListApprovals = channel.unary_unary(
                 '/slipway.runs.v1.RunsService/ListApprovals',
                 request_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ListApprovalsRequest.SerializeToString,
@@ -122,7 +157,57 @@ class RunsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION.
+        """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION. It reaches what the run is doing and its child
+        runs: cooperatively, or at once with `force`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRuns(self, request, context):
+        """CancelRuns asks all runs to stop that match a filter, at most `limit` of them, and tells how many it asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """PauseRun keeps a run from going on after what it is doing, until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """ResumeRun lets a paused run go on. Errors: FAILED_PRECONDITION with RUN_NOT_PAUSED, RUN_ENDED or SUSPENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalRun(self, request, context):
+        """SignalRun hands a run a value that one of its steps waits for, or will. A finished run is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RaiseRunLimits(self, request, context):
+        """RaiseRunLimits raises limits of a run; one that paused at a limit goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkRun(self, request, context):
+        """ForkRun starts a run whose journal begins as a copy of another's up to an event: nothing of it is done again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayRun(self, request, context):
+        """ReplayRun decides a finished run once more from its journal, without effects, and tells whether it decides the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +267,41 @@ def add_RunsServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunRequest.FromString,
                     response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'CancelRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRuns,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'SignalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalRun,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunResponse.SerializeToString,
+            ),
+            'RaiseRunLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseRunLimits,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsResponse.SerializeToString,
+            ),
+            'ForkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkRun,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunResponse.SerializeToString,
+            ),
+            'ReplayRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayRun,
+                    request_deserializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunRequest.FromString,
+                    response_serializer=slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunResponse.SerializeToString,
             ),
             'ListApprovals': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApprovals,
@@ -362,6 +482,195 @@ class RunsService:
             '/slipway.runs.v1.RunsService/CancelRun',
             slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
             slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/CancelRuns',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.CancelRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/PauseRun',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/ResumeRun',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/SignalRun',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseRunLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/RaiseRunLimits',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.RaiseRunLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/ForkRun',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ForkRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runs.v1.RunsService/ReplayRun',
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunRequest.SerializeToString,
+            slipway_dot_runs_dot_v1_dot_runs__pb2.ReplayRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,7 +44,23 @@ class RunsServiceStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_runs_pb2.WatchRunRequest, _runs_pb2.WatchRunResponse]
     """WatchRun sends the journal from a sequence number on, then follows it; it ends after the terminal event."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
-    """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION."""
+    """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION. It reaches what the run is doing and its child
+    runs: cooperatively, or at once with `force`.
+    """
+    CancelRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunsRequest, _runs_pb2.CancelRunsResponse]
+    """CancelRuns asks all runs to stop that match a filter, at most `limit` of them, and tells how many it asked."""
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PauseRunRequest, _runs_pb2.PauseRunResponse]
+    """PauseRun keeps a run from going on after what it is doing, until it is resumed."""
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]
+    """ResumeRun lets a paused run go on. Errors: FAILED_PRECONDITION with RUN_NOT_PAUSED, RUN_ENDED or SUSPENDED."""
+    SignalRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]
+    """SignalRun hands a run a value that one of its steps waits for, or will. A finished run is FAILED_PRECONDITION."""
+    RaiseRunLimits: _grpc.UnaryUnaryMultiCallable[_runs_pb2.RaiseRunLimitsRequest, _runs_pb2.RaiseRunLimitsResponse]
+    """RaiseRunLimits raises limits of a run; one that paused at a limit goes on."""
+    ForkRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ForkRunRequest, _runs_pb2.ForkRunResponse]
+    """ForkRun starts a run whose journal begins as a copy of another's up to an event: nothing of it is done again."""
+    ReplayRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ReplayRunRequest, _runs_pb2.ReplayRunResponse]
+    """ReplayRun decides a finished run once more from its journal, without effects, and tells whether it decides the same."""
     ListApprovals: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListApprovalsRequest, _runs_pb2.ListApprovalsResponse]
     """ListApprovals pages through approvals, newest first."""
     GetApproval: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetApprovalRequest, _runs_pb2.GetApprovalResponse]
@@ -70,7 +86,23 @@ class RunsServiceAsyncStub(RunsServiceStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_runs_pb2.WatchRunRequest, _runs_pb2.WatchRunResponse]  # type: ignore[assignment]
     """WatchRun sends the journal from a sequence number on, then follows it; it ends after the terminal event."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION."""
+    """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION. It reaches what the run is doing and its child
+    runs: cooperatively, or at once with `force`.
+    """
+    CancelRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunsRequest, _runs_pb2.CancelRunsResponse]  # type: ignore[assignment]
+    """CancelRuns asks all runs to stop that match a filter, at most `limit` of them, and tells how many it asked."""
+    PauseRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PauseRunRequest, _runs_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """PauseRun keeps a run from going on after what it is doing, until it is resumed."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """ResumeRun lets a paused run go on. Errors: FAILED_PRECONDITION with RUN_NOT_PAUSED, RUN_ENDED or SUSPENDED."""
+    SignalRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]  # type: ignore[assignment]
+    """SignalRun hands a run a value that one of its steps waits for, or will. A finished run is FAILED_PRECONDITION."""
+    RaiseRunLimits: _aio.UnaryUnaryMultiCallable[_runs_pb2.RaiseRunLimitsRequest, _runs_pb2.RaiseRunLimitsResponse]  # type: ignore[assignment]
+    """RaiseRunLimits raises limits of a run; one that paused at a limit goes on."""
+    ForkRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ForkRunRequest, _runs_pb2.ForkRunResponse]  # type: ignore[assignment]
+    """ForkRun starts a run whose journal begins as a copy of another's up to an event: nothing of it is done again."""
+    ReplayRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ReplayRunRequest, _runs_pb2.ReplayRunResponse]  # type: ignore[assignment]
+    """ReplayRun decides a finished run once more from its journal, without effects, and tells whether it decides the same."""
     ListApprovals: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListApprovalsRequest, _runs_pb2.ListApprovalsResponse]  # type: ignore[assignment]
     """ListApprovals pages through approvals, newest first."""
     GetApproval: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetApprovalRequest, _runs_pb2.GetApprovalResponse]  # type: ignore[assignment]
@@ -129,7 +161,65 @@ class RunsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.CancelRunResponse, _abc.Awaitable[_runs_pb2.CancelRunResponse]]:
-        """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION."""
+        """CancelRun asks a run to stop; a finished run is FAILED_PRECONDITION. It reaches what the run is doing and its child
+        runs: cooperatively, or at once with `force`.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelRuns(
+        self,
+        request: _runs_pb2.CancelRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.CancelRunsResponse, _abc.Awaitable[_runs_pb2.CancelRunsResponse]]:
+        """CancelRuns asks all runs to stop that match a filter, at most `limit` of them, and tells how many it asked."""
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _runs_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.PauseRunResponse, _abc.Awaitable[_runs_pb2.PauseRunResponse]]:
+        """PauseRun keeps a run from going on after what it is doing, until it is resumed."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _runs_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.ResumeRunResponse, _abc.Awaitable[_runs_pb2.ResumeRunResponse]]:
+        """ResumeRun lets a paused run go on. Errors: FAILED_PRECONDITION with RUN_NOT_PAUSED, RUN_ENDED or SUSPENDED."""
+
+    @_abc_1.abstractmethod
+    def SignalRun(
+        self,
+        request: _runs_pb2.SignalRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.SignalRunResponse, _abc.Awaitable[_runs_pb2.SignalRunResponse]]:
+        """SignalRun hands a run a value that one of its steps waits for, or will. A finished run is FAILED_PRECONDITION."""
+
+    @_abc_1.abstractmethod
+    def RaiseRunLimits(
+        self,
+        request: _runs_pb2.RaiseRunLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.RaiseRunLimitsResponse, _abc.Awaitable[_runs_pb2.RaiseRunLimitsResponse]]:
+        """RaiseRunLimits raises limits of a run; one that paused at a limit goes on."""
+
+    @_abc_1.abstractmethod
+    def ForkRun(
+        self,
+        request: _runs_pb2.ForkRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.ForkRunResponse, _abc.Awaitable[_runs_pb2.ForkRunResponse]]:
+        """ForkRun starts a run whose journal begins as a copy of another's up to an event: nothing of it is done again."""
+
+    @_abc_1.abstractmethod
+    def ReplayRun(
+        self,
+        request: _runs_pb2.ReplayRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.ReplayRunResponse, _abc.Awaitable[_runs_pb2.ReplayRunResponse]]:
+        """ReplayRun decides a finished run once more from its journal, without effects, and tells whether it decides the same."""
 
     @_abc_1.abstractmethod
     def ListApprovals(
