@@ -696,12 +696,17 @@ class ToolError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code: `EXIT_STATUS`, `TIMEOUT`, `OUT_OF_MEMORY`, `OUTPUT_TOO_LARGE`, `INVALID_RESULT`, `HTTP_STATUS`, …"""
     message: _builtins.str
     """One sentence."""
     retryable: _builtins.bool
     """True when trying again may help."""
+    limit: _builtins.str
+    """The limit that was reached: `wall_time`, `cpu_time`, `memory`, `processes`, `file_size`, `disk`, `inodes`,
+    `descriptors`, `output`, `result` or `files`; empty: none.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """Earliest sensible retry; unset: now."""
@@ -713,10 +718,11 @@ class ToolError(_message.Message):
         message: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        limit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "limit", b"limit", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -738,6 +744,9 @@ class InvokeToolResponse(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     OUTPUT_TAINTED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     output_json: _builtins.str
     """Output as JSON text; empty after an error. For `python`: the JSON in `result.json`, `null` without one."""
     stdout: _builtins.str
@@ -762,6 +771,18 @@ class InvokeToolResponse(_message.Message):
     def record(self) -> _effects_pb2.RecordRef:
         """Audit record of the call."""
 
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolFile]:
+        """Files that the program left and that were stored: what `outputs` asked for, pictures, and output that was cut."""
+
+    @_builtins.property
+    def usage(self) -> Global___SandboxUsage:
+        """What the program used, for sandboxed tools."""
+
+    @_builtins.property
+    def session(self) -> Global___SandboxSession:
+        """The session that the call belonged to; unset: none."""
+
     def __init__(
         self,
         *,
@@ -775,14 +796,155 @@ class InvokeToolResponse(_message.Message):
         record: _effects_pb2.RecordRef | None = ...,
         output_tainted: _builtins.bool = ...,
         version: _builtins.int = ...,
+        files: _abc.Iterable[Global___ToolFile] | None = ...,
+        usage: Global___SandboxUsage | None = ...,
+        session: Global___SandboxSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "record", b"record", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "output_json", b"output_json", "output_tainted", b"output_tainted", "record", b"record", "sandbox", b"sandbox", "stderr", b"stderr", "stdout", b"stdout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "files", b"files", "output_json", b"output_json", "output_tainted", b"output_tainted", "record", b"record", "sandbox", b"sandbox", "session", b"session", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvokeToolResponse: _TypeAlias = InvokeToolResponse  # noqa: Y015
+
+@_typing.final
+class ToolFile(_message.Message):
+    """ToolFile is a file that a sandboxed program left, stored with the caller's access."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its path in the workspace; `stdout.txt` or `stderr.txt` for output that was cut."""
+    file_id: _builtins.str
+    """The stored file, `file_…`."""
+    content_type: _builtins.str
+    """Media type."""
+    size_bytes: _builtins.int
+    """Size in bytes."""
+    digest: _builtins.str
+    """`sha256:` and hex digest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        file_id: _builtins.str = ...,
+        content_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "digest", b"digest", "file_id", b"file_id", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolFile: _TypeAlias = ToolFile  # noqa: Y015
+
+@_typing.final
+class SandboxUsage(_message.Message):
+    """SandboxUsage is what a sandboxed program used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    EGRESS_REQUESTS_FIELD_NUMBER: _builtins.int
+    cpu_ms: _builtins.int
+    """Processor time of all its processes, in milliseconds."""
+    peak_memory_bytes: _builtins.int
+    """Most memory at a time, in bytes: of all its processes and files where control groups measure it, else of the
+    largest process.
+    """
+    egress_requests: _builtins.int
+    """Requests that it made through the egress proxy, refused ones included."""
+    def __init__(
+        self,
+        *,
+        cpu_ms: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        egress_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_ms", b"cpu_ms", "egress_requests", b"egress_requests", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SandboxUsage: _TypeAlias = SandboxUsage  # noqa: Y015
+
+@_typing.final
+class SandboxSession(_message.Message):
+    """SandboxSession is a workspace that lives across calls of one run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """Name that the call gave."""
+    created: _builtins.bool
+    """True when this call began it: nothing of an earlier one was there."""
+    free_bytes: _builtins.int
+    """Bytes that are still free in the workspace."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends unless it is used again."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkspaceFile]:
+        """Files in the workspace, by path; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        created: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        files: _abc.Iterable[Global___WorkspaceFile] | None = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "expire_time", b"expire_time", "files", b"files", "free_bytes", b"free_bytes", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SandboxSession: _TypeAlias = SandboxSession  # noqa: Y015
+
+@_typing.final
+class WorkspaceFile(_message.Message):
+    """WorkspaceFile is a file in a session's workspace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Path."""
+    size_bytes: _builtins.int
+    """Size in bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkspaceFile: _TypeAlias = WorkspaceFile  # noqa: Y015
 
 @_typing.final
 class DescribeToolRequest(_message.Message):
