@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import money_pb2 as _money_pb2
 from slipway.effects.v1 import effects_pb2 as _effects_pb2
 import builtins as _builtins
@@ -21,6 +22,70 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BudgetScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_SCOPE_UNSPECIFIED: _BudgetScope.ValueType  # 0
+    """Not set."""
+    BUDGET_SCOPE_TENANT: _BudgetScope.ValueType  # 1
+    """All calls of the tenant."""
+    BUDGET_SCOPE_AGENT: _BudgetScope.ValueType  # 2
+    """Calls made by an agent, whatever its version."""
+    BUDGET_SCOPE_USER: _BudgetScope.ValueType  # 3
+    """Calls made by or for a user, those of the user's API keys among them."""
+    BUDGET_SCOPE_KEY: _BudgetScope.ValueType  # 4
+    """Calls made with an API key (by its name)."""
+    BUDGET_SCOPE_RUN: _BudgetScope.ValueType  # 5
+    """Calls made by a root run and all runs below it."""
+
+class BudgetScope(_BudgetScope, metaclass=_BudgetScopeEnumTypeWrapper):
+    """BudgetScope says whose calls count towards a budget."""
+
+BUDGET_SCOPE_UNSPECIFIED: BudgetScope.ValueType  # 0
+"""Not set."""
+BUDGET_SCOPE_TENANT: BudgetScope.ValueType  # 1
+"""All calls of the tenant."""
+BUDGET_SCOPE_AGENT: BudgetScope.ValueType  # 2
+"""Calls made by an agent, whatever its version."""
+BUDGET_SCOPE_USER: BudgetScope.ValueType  # 3
+"""Calls made by or for a user, those of the user's API keys among them."""
+BUDGET_SCOPE_KEY: BudgetScope.ValueType  # 4
+"""Calls made with an API key (by its name)."""
+BUDGET_SCOPE_RUN: BudgetScope.ValueType  # 5
+"""Calls made by a root run and all runs below it."""
+Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
+
+class _BudgetPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_PERIOD_UNSPECIFIED: _BudgetPeriod.ValueType  # 0
+    """Not set."""
+    BUDGET_PERIOD_DAY: _BudgetPeriod.ValueType  # 1
+    """At midnight."""
+    BUDGET_PERIOD_MONTH: _BudgetPeriod.ValueType  # 2
+    """On the first of the month."""
+    BUDGET_PERIOD_TOTAL: _BudgetPeriod.ValueType  # 3
+    """Never."""
+
+class BudgetPeriod(_BudgetPeriod, metaclass=_BudgetPeriodEnumTypeWrapper):
+    """BudgetPeriod says when a budget starts anew. Periods are those of the UTC calendar."""
+
+BUDGET_PERIOD_UNSPECIFIED: BudgetPeriod.ValueType  # 0
+"""Not set."""
+BUDGET_PERIOD_DAY: BudgetPeriod.ValueType  # 1
+"""At midnight."""
+BUDGET_PERIOD_MONTH: BudgetPeriod.ValueType  # 2
+"""On the first of the month."""
+BUDGET_PERIOD_TOTAL: BudgetPeriod.ValueType  # 3
+"""Never."""
+Global___BudgetPeriod: _TypeAlias = BudgetPeriod  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
@@ -279,8 +344,11 @@ class Usage(_message.Message):
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Input tokens not read from a cache."""
+    """Input tokens in no other class."""
     cached_input_tokens: _builtins.int
     """Input tokens read from the provider's cache."""
     output_tokens: _builtins.int
@@ -288,7 +356,15 @@ class Usage(_message.Message):
     reasoning_tokens: _builtins.int
     """Reasoning tokens."""
     estimated: _builtins.bool
-    """True when the provider reported no usage and the counts are estimated from the text."""
+    """True when the provider reported no usage and the counts are estimated from the text, or when the router died
+    before it could write the call and the worst case is billed.
+    """
+    cache_write_tokens: _builtins.int
+    """Input tokens written to the provider's cache."""
+    image_tokens: _builtins.int
+    """Input tokens of images, where the provider counts them apart."""
+    cached: _builtins.bool
+    """True when the answer came from the tenant's cache: nothing was bought."""
     @_builtins.property
     def cost(self) -> _money_pb2.Money:
         """Cost of all attempts."""
@@ -302,10 +378,13 @@ class Usage(_message.Message):
         reasoning_tokens: _builtins.int = ...,
         cost: _money_pb2.Money | None = ...,
         estimated: _builtins.bool = ...,
+        cache_write_tokens: _builtins.int = ...,
+        image_tokens: _builtins.int = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_tokens", b"cached_input_tokens", "cost", b"cost", "estimated", b"estimated", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached", b"cached", "cached_input_tokens", b"cached_input_tokens", "cost", b"cost", "estimated", b"estimated", "image_tokens", b"image_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1365,6 +1444,8 @@ class UsageRow(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    ROOT_RUN_ID_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     subject: _builtins.str
@@ -1387,6 +1468,10 @@ class UsageRow(_message.Message):
     """Milliseconds from start to end."""
     task: _builtins.str
     """Task that was stated."""
+    root_run_id: _builtins.str
+    """Root run whose budget paid; empty outside runs."""
+    agent_version: _builtins.str
+    """Agent version that acted for the subject; empty outside runs."""
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
@@ -1416,10 +1501,12 @@ class UsageRow(_message.Message):
         latency_ms: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         task: _builtins.str = ...,
+        root_run_id: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "end_time", b"end_time", "labels", b"labels", "latency_ms", b"latency_ms", "outcome", b"outcome", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "returned_model", b"returned_model", "run_id", b"run_id", "subject", b"subject", "task", b"task", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempts", b"attempts", "catalogue_model", b"catalogue_model", "end_time", b"end_time", "labels", b"labels", "latency_ms", b"latency_ms", "outcome", b"outcome", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "returned_model", b"returned_model", "root_run_id", b"root_run_id", "run_id", b"run_id", "subject", b"subject", "task", b"task", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1497,7 +1584,7 @@ class SummarizeUsageRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     group_by: _builtins.str
-    """`model`, `subject`, `run`, `task`, `provider` or `day`."""
+    """`model`, `subject`, `run`, `root_run`, `agent`, `user`, `key`, `task`, `provider`, `outcome`, `day` or `month`."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From this time on; unset: all."""
@@ -1576,3 +1663,308 @@ class SummarizeUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """Budget limits what calls may cost. It counts calls from its creation on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_VALUE_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SOFT_LIMIT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    BALANCES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique in the tenant: lower-case letters, digits, `.`, `_`, `-`, at most 63."""
+    scope: Global___BudgetScope.ValueType
+    """Whose calls count."""
+    scope_value: _builtins.str
+    """Which agent, user, key or run; empty: each of them has the budget for itself."""
+    period: Global___BudgetPeriod.ValueType
+    """When it starts anew."""
+    @_builtins.property
+    def limit(self) -> _money_pb2.Money:
+        """No call is sent whose worst case does not fit in; unset: the budget only warns."""
+
+    @_builtins.property
+    def soft_limit(self) -> _money_pb2.Money:
+        """An event is recorded once a period when this is spent; unset: none."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its limits were changed last."""
+
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetBalance]:
+        """The current period: at most 100 balances, the most spent first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scope: Global___BudgetScope.ValueType = ...,
+        scope_value: _builtins.str = ...,
+        period: Global___BudgetPeriod.ValueType = ...,
+        limit: _money_pb2.Money | None = ...,
+        soft_limit: _money_pb2.Money | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        balances: _abc.Iterable[Global___BudgetBalance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limit", b"limit", "soft_limit", b"soft_limit", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "create_time", b"create_time", "limit", b"limit", "name", b"name", "period", b"period", "scope", b"scope", "scope_value", b"scope_value", "soft_limit", b"soft_limit", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class BudgetBalance(_message.Message):
+    """BudgetBalance is what happened in the current period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_VALUE_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
+    SOFT_LIMIT_REACHED_FIELD_NUMBER: _builtins.int
+    scope_value: _builtins.str
+    """The agent, user, key or run; the tenant for the scope tenant."""
+    soft_limit_reached: _builtins.bool
+    """True when the soft limit was reached in this period."""
+    @_builtins.property
+    def spent(self) -> _money_pb2.Money:
+        """Cost of calls that have ended."""
+
+    @_builtins.property
+    def reserved(self) -> _money_pb2.Money:
+        """Worst case of calls under way."""
+
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period; unset when it never ends."""
+
+    @_builtins.property
+    def period_end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the period; unset when it never ends."""
+
+    def __init__(
+        self,
+        *,
+        scope_value: _builtins.str = ...,
+        spent: _money_pb2.Money | None = ...,
+        reserved: _money_pb2.Money | None = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        period_end_time: _timestamp_pb2.Timestamp | None = ...,
+        soft_limit_reached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "reserved", b"reserved", "spent", b"spent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "reserved", b"reserved", "scope_value", b"scope_value", "soft_limit_reached", b"soft_limit_reached", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetBalance: _TypeAlias = BudgetBalance  # noqa: Y015
+
+@_typing.final
+class GetBudgetRequest(_message.Message):
+    """GetBudgetRequest names a budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBudgetRequest: _TypeAlias = GetBudgetRequest  # noqa: Y015
+
+@_typing.final
+class GetBudgetResponse(_message.Message):
+    """GetBudgetResponse holds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """The budget."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBudgetResponse: _TypeAlias = GetBudgetResponse  # noqa: Y015
+
+@_typing.final
+class ListBudgetsRequest(_message.Message):
+    """ListBudgetsRequest pages through budgets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most budgets, 1 to 200; 0: 100."""
+    page_token: _builtins.str
+    """From the last answer."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetsRequest: _TypeAlias = ListBudgetsRequest  # noqa: Y015
+
+@_typing.final
+class ListBudgetsResponse(_message.Message):
+    """ListBudgetsResponse is a page of budgets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget]:
+        """The budgets."""
+
+    def __init__(
+        self,
+        *,
+        budgets: _abc.Iterable[Global___Budget] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetsResponse: _TypeAlias = ListBudgetsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateBudgetRequest(_message.Message):
+    """UpdateBudgetRequest holds the budget as it shall be. Times and balances are ignored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """The budget."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBudgetRequest: _TypeAlias = UpdateBudgetRequest  # noqa: Y015
+
+@_typing.final
+class UpdateBudgetResponse(_message.Message):
+    """UpdateBudgetResponse holds the budget as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """True when there was none of that name."""
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """The budget."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___Budget | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "created", b"created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBudgetResponse: _TypeAlias = UpdateBudgetResponse  # noqa: Y015
+
+@_typing.final
+class DeleteBudgetRequest(_message.Message):
+    """DeleteBudgetRequest names a budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBudgetRequest: _TypeAlias = DeleteBudgetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteBudgetResponse(_message.Message):
+    """DeleteBudgetResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBudgetResponse: _TypeAlias = DeleteBudgetResponse  # noqa: Y015

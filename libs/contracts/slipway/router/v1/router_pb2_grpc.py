@@ -80,6 +80,26 @@ class RouterServiceStub:
                 request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageRequest.SerializeToString,
                 response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageResponse.FromString,
                 _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/slipway.router.v1.RouterService/GetBudget',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/slipway.router.v1.RouterService/ListBudgets',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.UpdateBudget = channel.unary_unary(
+                '/slipway.router.v1.RouterService/UpdateBudget',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetResponse.FromString,
+                _registered_method=True)
+        self.DeleteBudget = channel.unary_unary(
+                '/slipway.router.v1.RouterService/DeleteBudget',
+                request_serializer=slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetRequest.SerializeToString,
+                response_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -150,6 +170,34 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBudget(self, request, context):
+        """GetBudget returns a budget of the tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """ListBudgets pages through the tenant's budgets by name, with what is spent and reserved of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateBudget(self, request, context):
+        """UpdateBudget makes a budget or changes it. Another scope or period starts it from nothing; another limit does not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBudget(self, request, context):
+        """DeleteBudget removes a budget: it no longer limits anything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -197,6 +245,26 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.SummarizeUsage,
                     request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageRequest.FromString,
                     response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'UpdateBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateBudget,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetResponse.SerializeToString,
+            ),
+            'DeleteBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBudget,
+                    request_deserializer=slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetRequest.FromString,
+                    response_serializer=slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -443,6 +511,114 @@ class RouterService:
             '/slipway.router.v1.RouterService/SummarizeUsage',
             slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageRequest.SerializeToString,
             slipway_dot_router_dot_v1_dot_router__pb2.SummarizeUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/GetBudget',
+            slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/ListBudgets',
+            slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/UpdateBudget',
+            slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.UpdateBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.router.v1.RouterService/DeleteBudget',
+            slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetRequest.SerializeToString,
+            slipway_dot_router_dot_v1_dot_router__pb2.DeleteBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

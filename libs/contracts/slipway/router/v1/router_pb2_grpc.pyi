@@ -53,6 +53,14 @@ class RouterServiceStub:
     """ListUsage pages through usage rows of the tenant, newest first."""
     SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_router_pb2.SummarizeUsageRequest, _router_pb2.SummarizeUsageResponse]
     """SummarizeUsage adds usage up by one dimension."""
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetBudgetRequest, _router_pb2.GetBudgetResponse]
+    """GetBudget returns a budget of the tenant."""
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_router_pb2.ListBudgetsRequest, _router_pb2.ListBudgetsResponse]
+    """ListBudgets pages through the tenant's budgets by name, with what is spent and reserved of each."""
+    UpdateBudget: _grpc.UnaryUnaryMultiCallable[_router_pb2.UpdateBudgetRequest, _router_pb2.UpdateBudgetResponse]
+    """UpdateBudget makes a budget or changes it. Another scope or period starts it from nothing; another limit does not."""
+    DeleteBudget: _grpc.UnaryUnaryMultiCallable[_router_pb2.DeleteBudgetRequest, _router_pb2.DeleteBudgetResponse]
+    """DeleteBudget removes a budget: it no longer limits anything."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -79,6 +87,14 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """ListUsage pages through usage rows of the tenant, newest first."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_router_pb2.SummarizeUsageRequest, _router_pb2.SummarizeUsageResponse]  # type: ignore[assignment]
     """SummarizeUsage adds usage up by one dimension."""
+    GetBudget: _aio.UnaryUnaryMultiCallable[_router_pb2.GetBudgetRequest, _router_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """GetBudget returns a budget of the tenant."""
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_router_pb2.ListBudgetsRequest, _router_pb2.ListBudgetsResponse]  # type: ignore[assignment]
+    """ListBudgets pages through the tenant's budgets by name, with what is spent and reserved of each."""
+    UpdateBudget: _aio.UnaryUnaryMultiCallable[_router_pb2.UpdateBudgetRequest, _router_pb2.UpdateBudgetResponse]  # type: ignore[assignment]
+    """UpdateBudget makes a budget or changes it. Another scope or period starts it from nothing; another limit does not."""
+    DeleteBudget: _aio.UnaryUnaryMultiCallable[_router_pb2.DeleteBudgetRequest, _router_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
+    """DeleteBudget removes a budget: it no longer limits anything."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """RouterService calls models through routes with fallback, and records what each call used and cost."""
@@ -156,5 +172,37 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.SummarizeUsageResponse, _abc.Awaitable[_router_pb2.SummarizeUsageResponse]]:
         """SummarizeUsage adds usage up by one dimension."""
+
+    @_abc_1.abstractmethod
+    def GetBudget(
+        self,
+        request: _router_pb2.GetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.GetBudgetResponse, _abc.Awaitable[_router_pb2.GetBudgetResponse]]:
+        """GetBudget returns a budget of the tenant."""
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _router_pb2.ListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.ListBudgetsResponse, _abc.Awaitable[_router_pb2.ListBudgetsResponse]]:
+        """ListBudgets pages through the tenant's budgets by name, with what is spent and reserved of each."""
+
+    @_abc_1.abstractmethod
+    def UpdateBudget(
+        self,
+        request: _router_pb2.UpdateBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.UpdateBudgetResponse, _abc.Awaitable[_router_pb2.UpdateBudgetResponse]]:
+        """UpdateBudget makes a budget or changes it. Another scope or period starts it from nothing; another limit does not."""
+
+    @_abc_1.abstractmethod
+    def DeleteBudget(
+        self,
+        request: _router_pb2.DeleteBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.DeleteBudgetResponse, _abc.Awaitable[_router_pb2.DeleteBudgetResponse]]:
+        """DeleteBudget removes a budget: it no longer limits anything."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
