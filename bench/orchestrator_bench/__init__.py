@@ -1,0 +1,1 @@
+"""What bench/orchestrator.py needs: our processes, DBOS and LangGraph in an environment of their own, and pgbench."""
