@@ -1,6 +1,6 @@
 """An agent definition as typed values. Parsing and checking sit in `slipway_orchestrator.definitions`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -8,12 +8,17 @@ from typing import Literal
 from pydantic import JsonValue
 
 OnExpiry = Literal["reject", "fail"]
-OnError = Literal["fail", "continue"]
+OnLimit = Literal["fail", "pause"]
+SessionConcurrency = Literal["refuse", "queue", "interrupt"]
+MAX_ITEMS = 10_000
+"""Items that one map goes over."""
+MAX_DEPTH = 5
+"""Runs above a child run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one run; reaching one fails it."""
+    """Bounds of one run; reaching one fails or pauses it."""
 
     steps: int
     tokens: int
@@ -24,6 +29,7 @@ class Limits:
     """Most tool errors in a row."""
     repeats: int
     """Most calls of one tool with the same arguments."""
+    on_limit: OnLimit = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,46 @@ class Gate:
     expires: float | None = None
     """Seconds; None: with the run's wall time."""
     on_expiry: OnExpiry = "reject"
+    quorum: int = 1
+    """How many of them must approve; one of them is enough for everything else."""
+    remind: float | None = None
+    """Seconds between reminders; None: no reminders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """Whom the run asks when a step failed that says so, or may or may not have happened."""
+
+    approvers: tuple[str, ...] = ("role:operator", "role:platform-admin")
+    expires: float | None = None
+    """Seconds; None: with the run's wall time."""
+    remind: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What becomes of a run on a session on which another one runs."""
+
+    concurrency: SessionConcurrency = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """Where and how many of the agent's runs are advanced."""
+
+    concurrency: int | None = None
+    """Most runs of the agent at once, in the tenant; None: no bound."""
+    worker_pool: str = ""
+    """Label of the workers that take them; empty: those without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopDetection:
+    """What becomes of a run that goes round in circles: a cycle of calls, or results that tell nothing new."""
+
+    on: OnLimit
+    turns_without_progress: int = 8
+    """Results in a row that were all known before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +148,64 @@ class SetValue:
     value: JsonValue
 
 
-Call = Retrieve | ModelCall | ToolCall | Approval | SetValue
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Steps at the same time. Output: the output of each by its id, when the step itself has an id."""
+
+    steps: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """The same steps for each item of a list, a bounded number at the same time. Output: the last step's outputs."""
+
+    over: JsonValue
+    """Template of the list, or the list."""
+    name: str
+    """Name of the item in expressions; its position is `index`."""
+    concurrency: int
+    steps: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Steps that run when the condition holds."""
+
+    when: str | None
+    """CEL; None: in any case."""
+    steps: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The first arm whose condition holds. Output: `{taken}`, its number from 0, or null."""
+
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCall:
+    """A run of another agent. Output: what that run comes to."""
+
+    name: str
+    input: JsonValue
+    version: int
+    """0: the one in production when the step begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Time passes, or somebody signals. Output: `{signal, payload, by}` of a signal, else null."""
+
+    seconds: float | None
+    until: str | None
+    """Template of a time (RFC 3339)."""
+    signal: str | None
+    expires: float | None
+    """Seconds after which a wait for a signal fails; None: with the run's wall time."""
+
+
+Call = Retrieve | ModelCall | ToolCall | Approval | SetValue | Parallel | Map | Branch | AgentCall | Wait
 
 STEP_TYPES: Mapping[type, str] = {
     Retrieve: "retrieve",
@@ -110,6 +213,11 @@ STEP_TYPES: Mapping[type, str] = {
     ToolCall: "tool",
     Approval: "approval",
     SetValue: "set",
+    Parallel: "parallel",
+    Map: "map",
+    Branch: "branch",
+    AgentCall: "agent",
+    Wait: "wait",
 }
 
 
@@ -121,14 +229,35 @@ class Step:
     call: Call
     when: str | None
     retry: Retry
-    on_error: OnError
+    on_error: str
+    """`fail`, `continue`, `escalate`, or the id of a later step of the same sequence."""
     timeout: float
     """Seconds that one attempt may take."""
+    named: bool = True
+    """Whether the definition gives it its id."""
 
     @property
     def type(self) -> str:
         """The step's type as definitions call it."""
         return STEP_TYPES[type(self.call)]
+
+    @property
+    def handler(self) -> str | None:
+        """Where a run goes on when this step fails, if not at the next step."""
+        return None if self.on_error in ("fail", "continue", "escalate") else self.on_error
+
+    @property
+    def blocks(self) -> "tuple[tuple[Step, ...], ...]":
+        """The sequences of steps within it; a parallel step's children are sequences of one."""
+        match self.call:
+            case Parallel(steps=steps):
+                return tuple((step,) for step in steps)
+            case Map(steps=steps):
+                return (steps,)
+            case Branch(arms=arms):
+                return tuple(arm.steps for arm in arms)
+            case _:
+                return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +274,45 @@ class Definition:
     """Regions that models, data and tools must be in; None: no demand."""
     steps: tuple[Step, ...]
     result: JsonValue
+    escalation: Escalation = Escalation()
+    session: Session = Session()
+    scheduling: Scheduling = Scheduling()
+    loop_detection: LoopDetection | None = None
+    """None: as `on_limit`, and no more than the type of agent always looks for."""
+
+    def walk(self) -> Iterator[Step]:
+        """All steps, each before those within it, in the order of the text."""
+        return _walk(self.steps)
 
     def step(self, step_id: str) -> Step:
-        """The step of that id; KeyError when there is none."""
-        for step in self.steps:
+        """The step of that id, wherever it stands; KeyError when there is none."""
+        for step in self.walk():
             if step.step_id == step_id:
                 return step
         raise KeyError(step_id)
+
+    @property
+    def journal_version(self) -> int:
+        """The version of the journal that a worker must know to run this: 1 if release 1 could read it."""
+        plain = (
+            self.limits.on_limit == "fail"
+            and self.loop_detection is None
+            and self.escalation == Escalation()
+            and self.session == Session()
+            and self.scheduling == Scheduling()
+        )
+        return 1 if plain and not any(_since_2(step) for step in self.walk()) else 2
+
+
+def _since_2(step: Step) -> bool:
+    if isinstance(step.call, Parallel | Map | Branch | AgentCall | Wait) or step.on_error not in ("fail", "continue"):
+        return True
+    gate = step.call.gate if isinstance(step.call, ToolCall | Approval) else None
+    return gate is not None and (gate.quorum > 1 or gate.remind is not None)
+
+
+def _walk(steps: tuple[Step, ...]) -> Iterator[Step]:
+    for step in steps:
+        yield step
+        for block in step.blocks:
+            yield from _walk(block)

@@ -1,7 +1,8 @@
 """What a journal holds: one frozen value per kind of event, and its JSON form.
 
 A row's data is this JSON form without what the row says itself (kind and step). Fields that are None are left out;
-fields that a reader does not know are skipped, so that journals outlive the code that wrote them.
+fields that a reader does not know are skipped, so that journals outlive the code that wrote them. `step_id` is the
+step key: the step's id, followed by `[i]` for each map around it, outermost first.
 """
 
 from dataclasses import dataclass, fields
@@ -11,8 +12,11 @@ from typing import Any, ClassVar
 
 from pydantic import JsonValue, TypeAdapter
 
-SCHEMA_VERSION = 1
-"""Version of the forms below. A worker claims only runs whose journal it can read."""
+SCHEMA_VERSION = 2
+"""Version of the forms below. A worker claims only runs whose journal it can read.
+
+1: one step after the other. 2: steps within steps, child runs, waits, signals, pauses, votes, escalations, forks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkPoint:
+    """The last event of another run that a fork took over."""
+
+    run_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted:
     """Always seq 1."""
 
@@ -47,6 +59,30 @@ class RunStarted:
     not_before: datetime | None = None
     proposer: str | None = None
     """Who answers for the caller: its gates are somebody else's to decide. None: the caller."""
+    parent_run_id: str | None = None
+    parent_step: str | None = None
+    """Key of the step that began this run."""
+    root_run_id: str | None = None
+    """The run at the top of the tree; None: this one."""
+    depth: int = 0
+    """Runs above this one."""
+    forked_from: ForkPoint | None = None
+    schedule: str | None = None
+    """The schedule that started it."""
+    worker_pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunForked:
+    """The events before this one are copied from another run; what they did is not done again."""
+
+    kind: ClassVar[str] = "run.forked"
+    from_run_id: str
+    from_seq: int
+    by: str
+    version: int
+    """Of the agent, from here on."""
+    input_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +101,86 @@ class RunWaiting:
     kind: ClassVar[str] = "run.waiting"
     state: str
     until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused:
+    """Nothing new begins until the run is resumed, or the limit that it reached is raised."""
+
+    kind: ClassVar[str] = "run.paused"
+    reason: str
+    code: str
+    """`REQUESTED`, `SUSPENDED`, `LIMIT_…` or `LOOP_DETECTED`."""
+    by: str | None = None
+    """None: the run itself, by its limits."""
+    evidence: JsonValue = None
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """A paused run goes on."""
+
+    kind: ClassVar[str] = "run.resumed"
+    by: str
+    reason: str | None = None
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedLimits:
+    """Limits that take the place of the definition's; None: as it was."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    cost_usd: Decimal | None = None
+    wall_time: float | None = None
+    """Seconds from the start."""
+    tool_errors: int | None = None
+    repeats: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRaised:
+    """A person raised limits; a run that is paused by a limit goes on."""
+
+    kind: ClassVar[str] = "limits.raised"
+    by: str
+    limits: RaisedLimits
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived:
+    """Somebody signalled; the first step that waits for the name takes it."""
+
+    kind: ClassVar[str] = "signal.received"
+    name: str
+    payload: JsonValue
+    by: str
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoopDetected:
+    """The run goes round in circles; what it leads to follows."""
+
+    kind: ClassVar[str] = "loop.detected"
+    pattern: str
+    """`REPEAT`, `CYCLE` or `NO_PROGRESS`."""
+    evidence: JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Nothing new begins; what is under way is told to stop, then `run.cancelled` follows."""
+
+    kind: ClassVar[str] = "cancel.requested"
+    by: str
+    reason: str
+    force: bool = False
+    """Do not give what is under way time to end by itself."""
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +221,10 @@ class StepStarted:
     input: JsonValue
     occurrence: int = 1
     approval_id: str | None = None
+    child_run_id: str | None = None
+    """The run that an `agent` step began."""
+    until: datetime | None = None
+    """When a `wait` step ends at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +259,10 @@ class StepCompleted:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """The step ended in an error; `handled` says that the run goes on with null."""
+    """The step ended in an error; `handled` says that the run goes on with null.
+
+    An `escalated` step has not ended: a person is asked what becomes of it.
+    """
 
     kind: ClassVar[str] = "step.failed"
     step_id: str
@@ -148,6 +271,11 @@ class StepFailed:
     code: str
     message: str
     handled: bool = False
+    handler: str | None = None
+    """Id of the step of the same sequence at which a handled error goes on; None: the next one."""
+    escalated: bool = False
+    performed: bool = False
+    """The effect happened, but its answer is of no use: another attempt is a new occurrence of it."""
     tool_error: bool = False
     usage: Usage | None = None
     cost_usd: Decimal | None = None
@@ -202,6 +330,42 @@ class ApprovalRequested:
     tool: str | None = None
     reason: str | None = None
     """Why it is asked again, or asked without a gate in the definition."""
+    quorum: int = 1
+    """Approvals that it takes."""
+    remind_every: float | None = None
+    """Seconds between reminders."""
+    escalation: bool = False
+    """The step failed, or nobody knows whether it happened: approve tries it again, respond answers for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalReminded:
+    """Still nobody has decided."""
+
+    kind: ClassVar[str] = "approval.reminded"
+    step_id: str
+    approval_id: str
+    count: int
+    """Reminders of this approval so far, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalVoted:
+    """One of several approvals: not enough yet to settle it."""
+
+    kind: ClassVar[str] = "approval.voted"
+    step_id: str
+    approval_id: str
+    arguments_digest: str
+    decider: str
+    person: str
+    decider_roles: tuple[str, ...]
+    decider_groups: tuple[str, ...]
+    votes: int
+    """Approvals so far, this one included."""
+    quorum: int
+    message: str | None = None
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +376,7 @@ class ApprovalDecided:
     step_id: str
     approval_id: str
     decision: str
-    """`approve`, `edit`, `reject`, `respond` or `expire`."""
+    """`approve`, `edit`, `reject`, `respond`, `expire`, or `cancel` when the step was given up."""
     arguments_digest: str
     decider: str | None = None
     person: str | None = None
@@ -229,7 +393,14 @@ class ApprovalDecided:
 Event = (
     RunStarted
     | RunRecovered
+    | RunForked
     | RunWaiting
+    | RunPaused
+    | RunResumed
+    | LimitsRaised
+    | SignalReceived
+    | LoopDetected
+    | CancelRequested
     | RunSucceeded
     | RunFailed
     | RunCancelled
@@ -240,6 +411,8 @@ Event = (
     | StepRetrying
     | StepUncertain
     | ApprovalRequested
+    | ApprovalReminded
+    | ApprovalVoted
     | ApprovalDecided
 )
 
@@ -250,7 +423,14 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     for cls in (
         RunStarted,
         RunRecovered,
+        RunForked,
         RunWaiting,
+        RunPaused,
+        RunResumed,
+        LimitsRaised,
+        SignalReceived,
+        LoopDetected,
+        CancelRequested,
         RunSucceeded,
         RunFailed,
         RunCancelled,
@@ -261,9 +441,38 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
         StepRetrying,
         StepUncertain,
         ApprovalRequested,
+        ApprovalReminded,
+        ApprovalVoted,
         ApprovalDecided,
     )
 }
+_SINCE_2 = (
+    RunForked,
+    RunPaused,
+    RunResumed,
+    LimitsRaised,
+    SignalReceived,
+    LoopDetected,
+    CancelRequested,
+    ApprovalReminded,
+    ApprovalVoted,
+)
+_TYPES_SINCE_2 = frozenset({"parallel", "map", "branch", "agent", "wait"})
+
+
+def version_of(event: Event) -> int:
+    """The version of the journal that a reader must know to go on from this event: the run's must not be lower."""
+    match event:
+        case RunStarted(depth=depth, forked_from=forked_from):
+            return 1 if depth == 0 and forked_from is None else 2
+        case StepStarted(type=type_) | StepSkipped(type=type_) | StepCompleted(type=type_) if type_ in _TYPES_SINCE_2:
+            return 2
+        case StepFailed(type=type_, handler=handler, escalated=escalated):
+            return 2 if type_ in _TYPES_SINCE_2 or escalated or handler is not None else 1
+        case ApprovalRequested(quorum=quorum, escalation=escalation):
+            return 2 if quorum > 1 or escalation else 1
+        case _:
+            return 2 if isinstance(event, _SINCE_2) else 1
 
 
 def step_of(event: Event) -> str | None:

@@ -9,7 +9,6 @@ from slipway_orchestrator.core.definition import (
     Call,
     Gate,
     ModelCall,
-    OnError,
     OnExpiry,
     Retrieve,
     Retry,
@@ -161,7 +160,7 @@ def _retry(fields: Fields, step_type: str, problems: Problems) -> Retry:
     return Retry(attempts, backoff, most, frozenset(codes) or None)
 
 
-def _on_error(fields: Fields, problems: Problems) -> OnError:
+def _on_error(fields: Fields, problems: Problems) -> str:
     node = fields.get("on_error")
     if node is None or node.content == "fail":
         return "fail"
