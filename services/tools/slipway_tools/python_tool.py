@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,26 +77,38 @@ FetchFile = Callable[[str, int], Awaitable[bytes]]
 def read_arguments(arguments: dict[str, Any], limits: Limits) -> PythonCall:
     """Read validated arguments; raises InvalidToolArguments for file names and ids that can't be."""
     files: dict[str, str] = arguments.get("files", {})
-    faults = [FieldViolation(_path(name), fault) for name in files if (fault := _name_fault(name))]
-    names = set(files)
-    faults += [
-        FieldViolation(_path(name), "is a file, and another file would lie in it")
-        for name in files
-        if any(other.startswith(f"{name}/") for other in names)
-    ]
-    fetched = {name: value for name, value in files.items() if _LOOKS_LIKE_ID.fullmatch(value)}
-    faults += [
-        FieldViolation(_path(name), "is no file id") for name, value in fetched.items() if not is_id("file", value)
-    ]
+    faults = file_faults(files)
     if faults:
         raise InvalidToolArguments("the files can't be put into the sandbox", violations=faults)
+    inline, fetched = split_files(files)
     return PythonCall(
         code=arguments["code"],
         stdin=arguments.get("stdin", ""),
         seconds=float(arguments.get("timeout_seconds", min(DEFAULT_SECONDS, limits.max_seconds))),
-        inline={name: value for name, value in files.items() if name not in fetched},
+        inline=inline,
         fetched=fetched,
     )
+
+
+def file_faults(files: Mapping[str, str]) -> list[FieldViolation]:
+    """What is wrong with files by name, each an id or the content itself."""
+    faults = [FieldViolation(_path(name), fault) for name in files if (fault := _name_fault(name))]
+    faults += [
+        FieldViolation(_path(name), "is a file, and another file would lie in it")
+        for name in files
+        if any(other.startswith(f"{name}/") for other in files)
+    ]
+    return faults + [
+        FieldViolation(_path(name), "is no file id")
+        for name, value in files.items()
+        if _LOOKS_LIKE_ID.fullmatch(value) and not is_id("file", value)
+    ]
+
+
+def split_files(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Files whose content is given, and those to fetch by id."""
+    fetched = {name: value for name, value in files.items() if _LOOKS_LIKE_ID.fullmatch(value)}
+    return {name: value for name, value in files.items() if name not in fetched}, fetched
 
 
 class PythonTool:
