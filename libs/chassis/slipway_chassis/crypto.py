@@ -10,6 +10,7 @@ import base64
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,16 @@ class SealBroken(Internal):
     """The text was not sealed for this subject, or it is damaged, or the data key is another one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Key:
     id: bytes
     cipher: AESGCM
+    context: bytes
     ends: float
+
+    def seal(self, plaintext: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return b"".join((_VERSION, self.id, nonce, self.cipher.encrypt(nonce, plaintext, self.context)))
 
 
 class SubjectKeys:
@@ -61,12 +67,15 @@ class SubjectKeys:
 
     async def encrypt(self, conn: Any, tenant: str, subject: str, plaintext: bytes) -> bytes:
         """Seal ``plaintext`` under the subject's key, which is made if there is none."""
+        return (await self.sealer(conn, tenant, subject))(plaintext)
+
+    async def sealer(self, conn: Any, tenant: str, subject: str) -> Callable[[bytes], bytes]:
+        """What seals texts under the subject's key, which is made if there is none.
+
+        For texts that are committed at once: a sealer that is kept knows nothing of an erasure.
+        """
         key = self._cached(tenant, subject) or await self._fetch(conn, tenant, subject)
-        if key is None:
-            key = await self._create(conn, tenant, subject)
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = key.cipher.encrypt(nonce, plaintext, _context(tenant, subject, key.id))
-        return _VERSION + key.id + nonce + sealed
+        return (key or await self._create(conn, tenant, subject)).seal
 
     async def decrypt(self, conn: Any, tenant: str, subject: str, sealed: bytes) -> bytes:
         """Open a sealed text. Raises SubjectErased if its key was erased, SealBroken if it is none of the subject's."""
@@ -79,7 +88,7 @@ class SubjectKeys:
         if key is None or key.id != key_id:
             raise SubjectErased("the subject was erased")
         try:
-            return key.cipher.decrypt(nonce, sealed[_HEAD_BYTES:], _context(tenant, subject, key.id))
+            return key.cipher.decrypt(nonce, sealed[_HEAD_BYTES:], key.context)
         except InvalidTag as error:
             raise SealBroken("the sealed text is damaged") from error
 
@@ -114,7 +123,8 @@ class SubjectKeys:
 
     async def _create(self, conn: Any, tenant: str, subject: str) -> _Key:
         key_id, raw, nonce = os.urandom(_ID_BYTES), os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
-        wrapped = nonce + self._wrapping.encrypt(nonce, raw, _context(tenant, subject, key_id))
+        context = _context(tenant, subject, key_id)
+        wrapped = nonce + self._wrapping.encrypt(nonce, raw, context)
         xact = await conn.fetchval(
             "INSERT INTO subject_key (tenant, subject, key_id, wrapped_key) VALUES ($1, $2, $3, $4)"
             " ON CONFLICT (tenant, subject) DO NOTHING RETURNING pg_current_xact_id()::text",
@@ -133,15 +143,16 @@ class SubjectKeys:
         while len(self._unconfirmed) > _CACHED_KEYS:
             # Forgetting one early would be wrong only within its own transaction, and that is long over.
             del self._unconfirmed[next(iter(self._unconfirmed))]
-        return _Key(key_id, AESGCM(raw), 0)
+        return _Key(key_id, AESGCM(raw), context, 0)
 
     def _unwrap(self, tenant: str, subject: str, key_id: bytes, wrapped: bytes) -> _Key:
         nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
+        context = _context(tenant, subject, key_id)
         try:
-            raw = self._wrapping.decrypt(nonce, sealed, _context(tenant, subject, key_id))
+            raw = self._wrapping.decrypt(nonce, sealed, context)
         except InvalidTag as error:
             raise SealBroken("the subject's key does not open with this data key") from error
-        return _Key(key_id, AESGCM(raw), time.monotonic() + CACHE_SECONDS)
+        return _Key(key_id, AESGCM(raw), context, time.monotonic() + CACHE_SECONDS)
 
     def _keep(self, tenant: str, subject: str, key: _Key) -> None:
         self._cache[tenant, subject] = key

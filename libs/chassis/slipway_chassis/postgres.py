@@ -68,6 +68,7 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
                 timeout=10,
                 command_timeout=60,
                 max_inactive_connection_lifetime=60,
+                reset=_nothing_to_reset,
                 server_settings={
                     "application_name": "slipway",
                     # Queries are short; compiling them would cost more than running them.
@@ -81,6 +82,13 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
                 raise StoreUnavailable("the database is unavailable") from error
             _log.warning("postgres.waiting", error=type(error).__name__)
             await asyncio.sleep(0.5)
+
+
+async def _nothing_to_reset(_connection: object) -> None:
+    """The pool itself ends what transaction is open. Nobody sets anything else for a session: no locks, no settings.
+
+    By default the pool would ask the server to forget all that: a round trip at the end of each use.
+    """
 
 
 async def close_pool(pool: asyncpg.Pool, *, patience: float = 5) -> None:

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import rfc8785
 from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,19 @@ def test_ids_name_their_kind_are_unique_and_sort_by_time() -> None:
 def test_what_is_no_id_of_the_kind_is_told(text: str) -> None:
     assert is_id("run", "run_01h2xcejqtf2nbrexx3vqjhp41")
     assert not is_id("run", text)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(_JSON)
+def test_canonical_json_is_what_the_reference_writes(value: Any) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
 
 
 def test_canonical_json_follows_rfc_8785() -> None:
