@@ -216,6 +216,7 @@ class ChatRequest(_message.Message):
     MAX_LATENCY_FIELD_NUMBER: _builtins.int
     DATA_CLASSES_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    RUN_MAX_COST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A model or route of the catalogue; empty: chosen by `task`."""
     max_tokens: _builtins.int
@@ -282,6 +283,10 @@ class ChatRequest(_message.Message):
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capabilities that models must have beside those that the request itself needs."""
 
+    @_builtins.property
+    def run_max_cost(self) -> _money_pb2.Money:
+        """Most that all calls of the effect's root run may cost together, in USD; unset: no limit of the run's own."""
+
     def __init__(
         self,
         *,
@@ -308,10 +313,11 @@ class ChatRequest(_message.Message):
         max_latency: _duration_pb2.Duration | None = ...,
         data_classes: _abc.Iterable[_builtins.str] | None = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        run_max_cost: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "effect", b"effect", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "effect", b"effect", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "run_max_cost", b"run_max_cost", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "capabilities", b"capabilities", "data_classes", b"data_classes", "effect", b"effect", "extra_json", b"extra_json", "labels", b"labels", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "quality", b"quality", "regions", b"regions", "regions_demanded", b"regions_demanded", "request_id", b"request_id", "response_format_json", b"response_format_json", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "task", b"task", "temperature", b"temperature", "tool_choice_json", b"tool_choice_json", "tools_json", b"tools_json", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "capabilities", b"capabilities", "data_classes", b"data_classes", "effect", b"effect", "extra_json", b"extra_json", "labels", b"labels", "max_cost", b"max_cost", "max_latency", b"max_latency", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "quality", b"quality", "regions", b"regions", "regions_demanded", b"regions_demanded", "request_id", b"request_id", "response_format_json", b"response_format_json", "run_max_cost", b"run_max_cost", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "task", b"task", "temperature", b"temperature", "tool_choice_json", b"tool_choice_json", "tools_json", b"tools_json", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -664,6 +670,7 @@ class CreateEmbeddingsRequest(_message.Message):
     REGIONS_DEMANDED_FIELD_NUMBER: _builtins.int
     EFFECT_FIELD_NUMBER: _builtins.int
     DATA_CLASSES_FIELD_NUMBER: _builtins.int
+    RUN_MAX_COST_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model of the catalogue; empty: the route for the task `embedding`."""
     regions_demanded: _builtins.bool
@@ -684,6 +691,10 @@ class CreateEmbeddingsRequest(_message.Message):
     def data_classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in ChatRequest."""
 
+    @_builtins.property
+    def run_max_cost(self) -> _money_pb2.Money:
+        """As in ChatRequest."""
+
     def __init__(
         self,
         *,
@@ -693,10 +704,11 @@ class CreateEmbeddingsRequest(_message.Message):
         regions_demanded: _builtins.bool = ...,
         effect: _effects_pb2.EffectKey | None = ...,
         data_classes: _abc.Iterable[_builtins.str] | None = ...,
+        run_max_cost: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "run_max_cost", b"run_max_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_classes", b"data_classes", "effect", b"effect", "inputs", b"inputs", "model", b"model", "regions", b"regions", "regions_demanded", b"regions_demanded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_classes", b"data_classes", "effect", b"effect", "inputs", b"inputs", "model", b"model", "regions", b"regions", "regions_demanded", b"regions_demanded", "run_max_cost", b"run_max_cost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
