@@ -1,25 +1,24 @@
 """How calls are accounted for, however they end: answered, failed, or left by their caller."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from slipway_chassis.errors import SlipwayError
 
 from slipway_router import metrics
+from slipway_router.books import Question, Written
 from slipway_router.call_record import CANCELLED, OK, CallRecord
 from slipway_router.chat import Record
 from slipway_router.errors import ProviderFailure
 from slipway_router.failover import Failover, Underway
 from slipway_router.tokens import TokenCount
 
-Question = Mapping[str, object]
-
 
 class Books(Protocol):
-    """Where accounts are kept: usage row and audit event, in one transaction."""
+    """Where accounts are kept, see books."""
 
-    async def settle(self, record: CallRecord, question: Question) -> Record: ...
+    async def settle(self, record: CallRecord, question: Question) -> Written: ...
 
 
 class Accounts:
@@ -28,18 +27,22 @@ class Accounts:
     def __init__(self, books: Books, failover: Failover) -> None:
         self._books = books
         self._failover = failover
-        self._settling: set[asyncio.Task[Record]] = set()
+        self._settling: set[asyncio.Future[Any]] = set()
 
     async def answered(
         self, attempt: Underway[Any], record: CallRecord, question: Question, usage: TokenCount | None
     ) -> Record:
-        """The attempt answered whole and used `usage` (None: the provider did not say)."""
+        """The attempt answered whole and used `usage` (None: the provider did not say).
+
+        Only an answer to an effect waits until it is written: its run refers to the record. For any other one the
+        reservation stands until then.
+        """
         if usage is None:
-            record.spend_estimate(attempt.candidate.model)
+            record.spend_estimate(attempt.hold)
         else:
-            record.spend(attempt.candidate.model, usage)
-            attempt.span.set_attribute("gen_ai.usage.input_tokens", usage.input + usage.cached_input)
-            attempt.span.set_attribute("gen_ai.usage.output_tokens", usage.output + usage.reasoning)
+            record.spend(attempt.hold, usage)
+            attempt.span.set_attribute("gen_ai.usage.input_tokens", usage.prompt)
+            attempt.span.set_attribute("gen_ai.usage.output_tokens", usage.completion)
         record.end(OK)
 
         async def close() -> Record:
@@ -54,7 +57,7 @@ class Accounts:
         """The call failed; with `attempt`, after its first delta was sent: what came until then is paid."""
         if attempt is not None and isinstance(error, ProviderFailure):
             if error.usage is None:
-                record.spend_estimate(attempt.candidate.model)
+                record.spend_estimate(attempt.hold)
             await self._failover.lost(attempt, record, error)
         record.end(error.reason)
         await self._surely(self._settle(record, question))
@@ -63,8 +66,8 @@ class Accounts:
         """The caller went away; the provider was stopped, and what it did until then is paid by estimate."""
         if attempt is not None:
             await self._failover.left(attempt, record)
-        if record.broken_off and record.candidate is not None:
-            record.spend_estimate(record.candidate.model)
+        if record.broken_off:
+            record.spend_estimate(record.holds[-1])
         record.output = {"content": "".join(record.text)}
         record.end(CANCELLED)
         await self._surely(self._settle(record, question))
@@ -74,11 +77,16 @@ class Accounts:
         await asyncio.gather(*self._settling, return_exceptions=True)
 
     async def _settle(self, record: CallRecord, question: Question) -> Record:
-        reference = await self._books.settle(record, question)
+        written = await self._books.settle(record, question)
         _measure(record)
-        return reference
+        if record.effect is not None:
+            await written.committed
+        else:
+            self._settling.add(written.committed)
+            written.committed.add_done_callback(self._settling.discard)
+        return written.record
 
-    async def _surely(self, closing: Any) -> Record:
+    async def _surely(self, closing: Coroutine[Any, Any, Record]) -> Record:
         # In a task of its own: money was spent, so a caller who goes away must not stop the books.
         task = asyncio.create_task(closing)
         self._settling.add(task)
@@ -95,6 +103,6 @@ def _measure(record: CallRecord) -> None:
         return
     metrics.cost_dollars.labels(name).inc(float(record.cost))
     tokens = record.tokens
-    for kind, count in (("input", tokens.input + tokens.cached_input), ("output", tokens.output + tokens.reasoning)):
+    for kind, count in (("input", tokens.prompt), ("output", tokens.completion)):
         if count:
             metrics.token_usage.labels(record.operation, provider, name, kind).observe(count)

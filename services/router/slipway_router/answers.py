@@ -125,4 +125,6 @@ class EmbeddingsAnswer:
 
 
 def _spent(fields: dict[str, Any]) -> Spent:
-    return Spent(TokenCount(**fields["tokens"]), Decimal(fields["cost"]), fields["estimated"])
+    return Spent(
+        TokenCount(**fields["tokens"]), Decimal(fields["cost"]), fields["estimated"], fields.get("cached", False)
+    )

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
+from uuid import UUID, uuid4
 
 from slipway_chassis.caller import Caller
 from slipway_chassis.ids import new_id
 
-from slipway_router.catalogue import Model
 from slipway_router.chat import Effect, Spent
+from slipway_router.holds import Hold
 from slipway_router.routing import Candidate, Plan
 from slipway_router.tokens import TokenCount, estimated_tokens
 
@@ -43,6 +44,11 @@ class CallRecord:
     labels: Mapping[str, str]
     effect: Effect | None
     request_id: str
+    run_max_cost: Decimal | None = None
+    """Most that all calls of the root run may cost together."""
+    call_id: UUID = field(default_factory=uuid4)
+    holds: list[Hold] = field(default_factory=list[Hold])
+    """What the attempts hold of budgets, one each."""
     started: float = field(default_factory=time.monotonic)
     plan: Plan | None = None
     attempts: list[AttemptNote] = field(default_factory=list[AttemptNote])
@@ -52,6 +58,8 @@ class CallRecord:
     tokens: TokenCount = field(default_factory=TokenCount)
     cost: Decimal = Decimal(0)
     estimated: bool = False
+    cached: bool = False
+    """Answered from the tenant's cache."""
     text: list[str] = field(default_factory=list[str])
     """The answer's text so far: what a caller who goes away has had."""
     output: Mapping[str, object] | None = None
@@ -70,9 +78,12 @@ class CallRecord:
         labels: Mapping[str, str],
         effect: Effect | None,
         request_id: str = "",
+        run_max_cost: Decimal | None = None,
     ) -> "CallRecord":
         """A record that starts now; it gets a request id if it has none."""
-        return CallRecord(caller, operation, model, task, labels, effect, request_id or new_id("req"))
+        return CallRecord(
+            caller, operation, model, task, labels, effect, request_id or new_id("req"), run_max_cost=run_max_cost
+        )
 
     @property
     def run_id(self) -> str:
@@ -80,20 +91,27 @@ class CallRecord:
         return self.effect.run_id if self.effect else self.caller.run_id or ""
 
     @property
+    def root_run_id(self) -> str:
+        """The run whose budget pays; empty outside runs."""
+        return self.effect.root_run_id if self.effect else self.caller.run_id or ""
+
+    @property
     def spent(self) -> Spent:
         """Tokens and cost so far."""
-        return Spent(self.tokens, self.cost, self.estimated)
+        return Spent(self.tokens, self.cost, self.estimated, self.cached)
 
-    def spend(self, model: Model, tokens: TokenCount) -> None:
-        """Add what an attempt at `model` used."""
+    def spend(self, hold: Hold, tokens: TokenCount) -> None:
+        """Add what the attempt that has `hold` used."""
+        cost = hold.model.price.cost(tokens)
+        hold.cost += cost
         self.tokens += tokens
-        self.cost += model.price.cost(tokens)
+        self.cost += cost
 
-    def spend_estimate(self, model: Model) -> None:
+    def spend_estimate(self, hold: Hold) -> None:
         """Add an estimate from what was sent and what came back: the provider reported nothing."""
         assert self.plan is not None  # noqa: S101 - there is no attempt without a plan
         output = estimated_tokens(["".join(self.text)]) if self.text else 0
-        self.spend(model, TokenCount(input=self.plan.demand.input_estimate, output=output))
+        self.spend(hold, TokenCount(input=self.plan.demand.input_estimate, output=output))
         self.estimated = True
 
     @property

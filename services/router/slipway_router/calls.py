@@ -198,7 +198,13 @@ class ModelCalls:
 
     async def _embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
         record = CallRecord.begin(
-            _billable(caller), "embeddings", model=request.model, task="", labels={}, effect=request.effect
+            _billable(caller),
+            "embeddings",
+            model=request.model,
+            task="",
+            labels={},
+            effect=request.effect,
+            run_max_cost=request.run_max_cost,
         )
         question = evidence_data.embeddings_question(request)
 
@@ -313,6 +319,7 @@ def _begin(caller: Caller, request: ChatRequest) -> CallRecord:
         labels=request.labels,
         effect=request.effect,
         request_id=request.request_id,
+        run_max_cost=request.run_max_cost,
     )
 
 

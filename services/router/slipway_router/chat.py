@@ -47,11 +47,18 @@ class Effect:
     key: str
     epoch: int
     attempt: int
+    root_run: str = ""
+    """The run whose budget pays, when it is not the one in the key."""
 
     @property
     def run_id(self) -> str:
         """The run in the key."""
         return self.key.split("/", 1)[0]
+
+    @property
+    def root_run_id(self) -> str:
+        """The run whose budget pays."""
+        return self.root_run or self.run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class ChatRequest:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     effect: Effect | None = None
     request_id: str = ""
+    run_max_cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class EmbeddingsRequest:
     model: str = ""
     regions: tuple[str, ...] | None = None
     effect: Effect | None = None
+    run_max_cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,8 @@ class Spent:
     tokens: TokenCount
     cost: Decimal
     estimated: bool
+    cached: bool = False
+    """Answered from the tenant's cache: nothing was bought."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -79,6 +80,7 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
         labels=dict(chat.labels),
         effect=_effect(chat),
         request_id=chat.request_id,
+        run_max_cost=_run_max_cost(chat),
     )
 
 
@@ -92,7 +94,11 @@ def embeddings_request(request: pb.CreateEmbeddingsRequest) -> EmbeddingsRequest
         if len(text.encode()) > _MOST_INPUT_BYTES:
             raise InvalidArgument(f"the input is longer than {_MOST_INPUT_BYTES} bytes", field=f"inputs[{index}]")
     return EmbeddingsRequest(
-        inputs=tuple(request.inputs), model=request.model, regions=_regions(request), effect=_effect(request)
+        inputs=tuple(request.inputs),
+        model=request.model,
+        regions=_regions(request),
+        effect=_effect(request),
+        run_max_cost=_run_max_cost(request),
     )
 
 
@@ -213,6 +219,8 @@ def usage_row(row: UsageRow) -> pb.UsageRow:
         latency_ms=row.latency_ms,
         labels=row.labels,
         task=row.task,
+        root_run_id=row.root_run_id,
+        agent_version=row.agent_version,
     )
 
 
@@ -316,7 +324,16 @@ def _effect(request: pb.ChatRequest | pb.CreateEmbeddingsRequest) -> Effect | No
     effect = request.effect
     if effect.attempt < 1 or effect.epoch < 0:
         raise InvalidArgument("attempt counts from 1 and epoch from 0", field="effect")
-    return Effect(effect.key, effect.epoch, effect.attempt)
+    return Effect(effect.key, effect.epoch, effect.attempt, effect.root_run_id)
+
+
+def _run_max_cost(request: pb.ChatRequest | pb.CreateEmbeddingsRequest) -> Decimal | None:
+    if not request.HasField("run_max_cost"):
+        return None
+    amount = from_money(request.run_max_cost, field="run_max_cost")
+    if amount < 0:
+        raise InvalidArgument("must not be negative", field="run_max_cost")
+    return amount
 
 
 def _tool_call(call: ToolCall) -> pb.ToolCall:
@@ -331,6 +348,9 @@ def _usage(spent: Spent) -> pb.Usage:
         reasoning_tokens=spent.tokens.reasoning,
         cost=to_money(spent.cost),
         estimated=spent.estimated,
+        cache_write_tokens=spent.tokens.cache_write,
+        image_tokens=spent.tokens.image,
+        cached=spent.cached,
     )
 
 

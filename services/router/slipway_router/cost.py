@@ -12,12 +12,14 @@ _EXACT = Context(prec=60)
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens of each class."""
+    """US dollars for a million tokens of each class. None: as `input`."""
 
     input: Decimal
     cached_input: Decimal
     output: Decimal
     reasoning: Decimal
+    cache_write: Decimal | None = None
+    image: Decimal | None = None
 
     def cost(self, tokens: TokenCount) -> Decimal:
         """Dollars for `tokens`, exact."""
@@ -27,13 +29,16 @@ class Price:
             (tokens.cached_input, self.cached_input),
             (tokens.output, self.output),
             (tokens.reasoning, self.reasoning),
+            (tokens.cache_write, self.cache_write),
+            (tokens.image, self.image),
         ):
-            total = _EXACT.add(total, _EXACT.multiply(Decimal(count), price))
+            if count:
+                total = _EXACT.add(total, _EXACT.multiply(Decimal(count), self.input if price is None else price))
         return _EXACT.divide(total, _MILLION)
 
     def most(self, input_tokens: int, output_tokens: int) -> Decimal:
         """Dollars that a call of at most so many tokens can cost: each token in its dearest class."""
-        dearest_input = max(self.input, self.cached_input)
+        dearest_input = max(self.input, self.cached_input, self.cache_write or self.input, self.image or self.input)
         dearest_output = max(self.output, self.reasoning)
         return Price(dearest_input, dearest_input, dearest_output, dearest_output).cost(
             TokenCount(input=input_tokens, output=output_tokens)

@@ -11,10 +11,12 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
 
 from slipway_router import metrics
+from slipway_router.budgets import BudgetExhausted
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
 from slipway_router.catalogue import Model
 from slipway_router.errors import ModelsCoolingDown, ProviderFailure
 from slipway_router.health import Admission, Gate
+from slipway_router.holds import Hold
 from slipway_router.routing import Candidate, Plan, affordable
 
 T = TypeVar("T")
@@ -30,12 +32,19 @@ class Health(Protocol):
     async def released(self, model: str) -> None: ...
 
 
+class Purse(Protocol):
+    """Where the money for an attempt comes from, see books."""
+
+    async def reserve(self, record: CallRecord, model: Model, seconds: float) -> Hold: ...
+
+
 @dataclass(slots=True)
 class Underway(Generic[T]):
     """An attempt that has begun to answer. Whoever holds it says how it ended: `Failover.won`, `lost` or `left`."""
 
     candidate: Candidate
     result: T
+    hold: Hold
     span: Span
     started: float
     probe: bool
@@ -53,20 +62,25 @@ Start = Callable[[Model, AttemptTimes], Awaitable[T]]
 
 
 class Failover:
-    """Tries candidates and keeps their health."""
+    """Tries candidates and keeps their health. Every attempt reserves its worst case before anything is sent."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, purse: Purse) -> None:
         self._health = health
+        self._purse = purse
 
-    async def first(self, plan: Plan, record: CallRecord, start: Start[T]) -> Underway[T]:
+    async def first(  # noqa: PLR0912 - a loop over candidates with one exit each
+        self, plan: Plan, record: CallRecord, start: Start[T]
+    ) -> Underway[T]:
         """The first candidate for which `start` returns.
 
-        A failure that another model may not share leads on to the next candidate; all are noted in `record`. Raises
-        the last ProviderFailure when none is left, ModelsCoolingDown when none could be tried.
+        A failure that another model may not share leads on to the next candidate, and so does a budget that has no
+        room for this one; all attempts are noted in `record`. When none is left, raises the last ProviderFailure;
+        BudgetExhausted when money was wanting, ModelsCoolingDown when none could be tried.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + plan.limits.total_seconds
         failure: ProviderFailure | None = None
+        poor: BudgetExhausted | None = None
         waits: list[float] = []
         for candidate in plan.candidates:
             if loop.time() >= deadline:
@@ -89,6 +103,9 @@ class Failover:
                         break
                 try:
                     return await self._try(candidate, record, plan, deadline, admission.gate is Gate.PROBE, start)
+                except BudgetExhausted as exhausted:
+                    poor = exhausted
+                    break
                 except ProviderFailure as failed:
                     failure = failed
                     if not failed.retryable:
@@ -98,6 +115,8 @@ class Failover:
                         break
         if failure is not None:
             raise failure
+        if poor is not None:
+            raise poor
         raise ModelsCoolingDown("all models that apply are cooling down after failures", retry_after=min(waits))
 
     async def _try(
@@ -110,6 +129,12 @@ class Failover:
             first_token=min(now + plan.limits.first_token_seconds, deadline),
             end=min(now + plan.limits.attempt_seconds, deadline),
         )
+        try:
+            hold = await self._purse.reserve(record, model, times.end - now)
+        except BaseException:
+            if probe:
+                await self._health.released(model.name)
+            raise
         span = telemetry.start_span(
             f"{record.operation} {model.upstream}",
             kind=SpanKind.CLIENT,
@@ -121,7 +146,7 @@ class Failover:
                 "slipway.attempt": len(record.attempts) + 1,
             },
         )
-        attempt = Underway[T | None](candidate, None, span, time.monotonic(), probe)
+        attempt = Underway[T | None](candidate, None, hold, span, time.monotonic(), probe)
         try:
             result = await start(model, times)
         except ProviderFailure as failure:
@@ -130,7 +155,7 @@ class Failover:
         except BaseException:
             await self.left(attempt, record)
             raise
-        return Underway(candidate, result, span, attempt.started, probe)
+        return Underway(candidate, result, hold, span, attempt.started, probe)
 
     async def won(self, attempt: Underway[Any], record: CallRecord) -> None:
         """The attempt answered whole."""
@@ -143,7 +168,7 @@ class Failover:
         """The attempt failed; what the provider reported as used is paid."""
         model = attempt.candidate.model
         if failure.usage is not None:
-            record.spend(model, failure.usage)
+            record.spend(attempt.hold, failure.usage)
         attempt.span.set_status(Status(StatusCode.ERROR, failure.reason))
         attempt.span.set_attribute("error.type", failure.reason)
         self._note(attempt, record, failure.reason, failure.status)
@@ -162,6 +187,7 @@ class Failover:
     def _note(self, attempt: Underway[Any], record: CallRecord, outcome: str, status: int | None) -> None:
         model = attempt.candidate.model
         latency = round((time.monotonic() - attempt.started) * 1000)
+        attempt.hold.ended = True
         record.attempts.append(AttemptNote(model.name, model.provider.name, outcome, status, latency))
         metrics.attempts.labels(model.name, outcome).inc()
         attempt.span.end()

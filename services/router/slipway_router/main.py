@@ -19,6 +19,8 @@ from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 
 from slipway_router.accounts import Accounts
+from slipway_router.books import Books
+from slipway_router.books_store import PostgresBooks
 from slipway_router.calls import ModelCalls
 from slipway_router.catalogue_file import CatalogueInvalid
 from slipway_router.catalogue_source import CatalogueSource
@@ -49,12 +51,14 @@ async def serve(settings: RouterSettings) -> None:
     )
     keys = SubjectKeys(database, settings.data_key.get_secret_value())
     outbox = Outbox(database, bus, keys)
-    store = UsageStore(database, Evidence("router", outbox))
+    books_store = PostgresBooks(database, Evidence("router", outbox))
+    books = Books(books_store, Evidence("router", outbox))
+    store = UsageStore(database, books.flush)
     ledger = EffectLedger(database, keys)
     policy = PolicyEngine(settings.policy_dir)
     health = SharedHealth(redis)
-    failover = Failover(health)
-    accounts = Accounts(store, failover)
+    failover = Failover(health, books)
+    accounts = Accounts(books, failover)
     calls = ModelCalls(
         catalogue=catalogue.current,
         policy=policy,
@@ -76,6 +80,7 @@ async def serve(settings: RouterSettings) -> None:
     async def stop() -> None:
         await ledger.drain(settings.shutdown_grace)
         await accounts.drain()
+        await books_store.close()
         await wires.aclose()
         await redis.aclose()
         await bus.close()

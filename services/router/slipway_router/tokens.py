@@ -11,12 +11,18 @@ _BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """Tokens in disjoint classes: each token is in one of them, so that each is paid once."""
+    """Tokens in disjoint classes: each token is in one of them, so that each is paid once.
+
+    `input` are those of the prompt in no other class: neither read from the provider's cache (`cached_input`), nor
+    written to it (`cache_write`), nor of images that are counted apart (`image`). `output` is without `reasoning`.
+    """
 
     input: int = 0
     cached_input: int = 0
     output: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    image: int = 0
 
     def __add__(self, other: "TokenCount") -> "TokenCount":
         return TokenCount(
@@ -24,7 +30,19 @@ class TokenCount:
             self.cached_input + other.cached_input,
             self.output + other.output,
             self.reasoning + other.reasoning,
+            self.cache_write + other.cache_write,
+            self.image + other.image,
         )
+
+    @property
+    def prompt(self) -> int:
+        """All tokens that the model read."""
+        return self.input + self.cached_input + self.cache_write + self.image
+
+    @property
+    def completion(self) -> int:
+        """All tokens that the model made."""
+        return self.output + self.reasoning
 
 
 def estimated_tokens(texts: Iterable[str]) -> int:

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from typing_extensions import TypeIs
 
 from slipway_router.chat import Spent
 
-Dimension = Literal["model", "subject", "run", "task", "provider", "day"]
-DIMENSIONS: tuple[Dimension, ...] = ("model", "subject", "run", "task", "provider", "day")
+Dimension = Literal[
+    "model", "subject", "run", "root_run", "agent", "user", "key", "task", "provider", "outcome", "day", "month"
+]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
 def is_dimension(name: str) -> TypeIs[Dimension]:
@@ -37,6 +39,8 @@ class UsageRow:
     outcome: str
     latency_ms: int
     labels: Mapping[str, str]
+    root_run_id: str = ""
+    agent_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""The books in PostgreSQL: reservations, budget counters, usage rows and audit events; see migrations/0002_budgets.sql.
+
+Every statement that touches a budget counter is a transaction of its own: a router that is frozen in the middle holds
+no lock that another one waits for.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+from slipway_chassis.caller import Caller
+from slipway_chassis.evidence import Evidence
+from slipway_chassis.postgres import domain_errors, transaction
+
+from slipway_router.books import ClosedAccount, Refusal, Reservation
+from slipway_router.call_record import CallRecord
+
+
+class Lane:
+    """One connection that is kept for one kind of statement: the pool's own care costs a round trip each time."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._connection: Any = None
+        self._busy = asyncio.Lock()
+
+    async def fetch(self, query: str, *arguments: Any) -> list[Any]:
+        """Rows of one statement, committed. Raises StoreUnavailable, WriteConflict."""
+        async with self._busy:
+            with domain_errors():
+                return await self._fetch(query, arguments)
+
+    async def _fetch(self, query: str, arguments: Sequence[Any]) -> list[Any]:
+        if self._connection is None or self._connection.is_closed():
+            await self.close()
+            self._connection = await self._pool.acquire(timeout=10)
+        try:
+            return await self._connection.fetch(query, *arguments)
+        except BaseException:
+            if self._connection.is_closed():
+                await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.release(connection)
+
+
+class PostgresBooks:
+    """The books of one router process."""
+
+    def __init__(self, pool: asyncpg.Pool, evidence: Evidence) -> None:
+        self._pool = pool
+        self._evidence = evidence
+        self._reserving = Lane(pool)
+        self._counting = Lane(pool)
+        self.instance = uuid4()
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Refusal | None]:
+        """Reserve for each, in order; what refused each, or None. Raises StoreUnavailable."""
+        requests = _json([_reservation(item) for item in reservations])
+        rows = await self._reserving.fetch("SELECT refusal FROM router_reserve($1, $2)", self.instance, requests)
+        return [json.loads(row["refusal"]) if row["refusal"] else None for row in rows]
+
+    async def dispatch(self, hold_id: UUID) -> bool:
+        """Note that the attempt is sent; False if its reservation is gone."""
+        rows = await self._reserving.fetch(
+            "UPDATE reservation SET state = 'dispatched' WHERE reservation_id = $1 AND state = 'reserved' RETURNING 1",
+            hold_id,
+        )
+        return bool(rows)
+
+    async def settle(self, accounts: Sequence[ClosedAccount]) -> Sequence[None]:
+        """Write the calls and their events, then bring the budgets' counters up to date. Raises StoreUnavailable."""
+        calls = _json([_account(account) for account in accounts])
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow("SELECT events, uncounted FROM router_settle($1)", calls)
+            new = set(row["events"])
+            for account in accounts:
+                if account.event.event_id in new:
+                    await self._evidence.record(connection, account.event, subject=account.record.caller.subject)
+        if row["uncounted"]:
+            await self.count(row["uncounted"])
+        return [None] * len(accounts)
+
+    async def count(self, holds: Sequence[UUID]) -> None:
+        """Bring the counters of these reservations up to date; to do it twice does no harm."""
+        await self._counting.fetch("SELECT counter_id FROM router_count($1)", list(holds))
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._reserving.close()
+        await self._counting.close()
+
+
+def caller_facts(caller: Caller) -> dict[str, Any]:
+    """What must be known of a caller to write their call without them."""
+    return {
+        "subject": caller.subject,
+        "kind": caller.kind,
+        "act": caller.act,
+        "roles": sorted(caller.roles),
+        "token_id": caller.token_id,
+        "owner": caller.owner,
+    }
+
+
+def _reservation(item: Reservation) -> dict[str, Any]:
+    record, payers = item.record, item.payers
+    return {
+        "id": str(item.hold.hold_id),
+        "call_id": str(record.call_id),
+        "tenant": record.caller.tenant,
+        "request_id": record.request_id,
+        "agent": payers.agent,
+        "person": payers.person,
+        "key": payers.key,
+        "root_run": payers.root_run,
+        "run_limit": None if record.run_max_cost is None else str(record.run_max_cost),
+        "worst": str(item.hold.worst),
+        "state": "dispatched" if item.dispatched else "reserved",
+        "seconds": item.seconds,
+        "ended": [{"id": str(hold_id), "cost": str(cost)} for hold_id, cost in item.ended],
+        "call": {
+            **caller_facts(record.caller),
+            "operation": record.operation,
+            "requested_model": record.requested_model,
+            "task": record.task,
+            "route": _route(record),
+            "model": item.hold.model.name,
+            "provider": item.hold.model.provider.name,
+            "run_id": record.run_id,
+            "root_run_id": record.root_run_id,
+            "effect": record.effect.key if record.effect else None,
+            "labels": dict(record.labels),
+        },
+    }
+
+
+def _account(account: ClosedAccount) -> dict[str, Any]:
+    record, caller, candidate = account.record, account.record.caller, account.record.candidate
+    tokens = record.tokens
+    usage = {
+        "tenant": caller.tenant,
+        "request_id": record.request_id,
+        "end_time": record.end_time.isoformat(),
+        "operation": record.operation,
+        "subject": caller.subject,
+        "person": account.payers.person,
+        "act": caller.act,
+        "run_id": record.run_id,
+        "root_run_id": record.root_run_id,
+        "task": record.task,
+        "requested_model": record.requested_model,
+        "route": _route(record),
+        "catalogue_model": candidate.model.name if candidate else "",
+        "returned_model": record.returned_model,
+        "provider": candidate.model.provider.name if candidate else "",
+        "input_tokens": tokens.input,
+        "cached_input_tokens": tokens.cached_input,
+        "cache_write_tokens": tokens.cache_write,
+        "image_tokens": tokens.image,
+        "output_tokens": tokens.output,
+        "reasoning_tokens": tokens.reasoning,
+        "cost_usd": str(record.cost),
+        "estimated": record.estimated,
+        "cached": record.cached,
+        "attempts": [asdict(note) for note in record.attempts],
+        "outcome": record.outcome,
+        "latency_ms": record.latency_ms,
+        "labels": dict(record.labels),
+        "event_id": account.event.event_id,
+    }
+    holds = [{"id": str(hold.hold_id), "cost": str(hold.cost), "state": "done"} for hold in record.holds]
+    return {"usage": usage, "holds": holds}
+
+
+def _route(record: CallRecord) -> str | None:
+    return record.plan.route.name if record.plan and record.plan.route else None
+
+
+def _json(value: Sequence[Mapping[str, Any]]) -> str:
+    # PostgreSQL's text holds no NUL; callers' own words may.
+    return json.dumps(value).replace("\\u0000", "\\ufffd")
