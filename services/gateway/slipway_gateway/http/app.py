@@ -9,8 +9,10 @@ from slipway_chassis.errors import Internal, InvalidArgument, SlipwayError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from slipway_gateway.http.direct import Direct, DirectRoute
 from slipway_gateway.http.gateway import Gateway
 from slipway_gateway.http.guard import Guard
+from slipway_gateway.http.openai.requests import ChatCompletionRequest
 from slipway_gateway.http.problems import Problem, problem_response
 from slipway_gateway.http.rejections import MethodNotAllowed, RouteNotFound, invalid_request
 from slipway_gateway.http.routes import (
@@ -58,7 +60,10 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
     app.openapi = lambda: _openapi(app)
-    return Guard(app, allowed_hosts=gateway.allowed_hosts, max_body_bytes=gateway.limits.max_body_bytes)
+    direct = Direct(
+        app, gateway, DirectRoute("/v1/chat/completions", ChatCompletionRequest, chat.create_chat_completion)
+    )
+    return Guard(direct, allowed_hosts=gateway.allowed_hosts, max_body_bytes=gateway.limits.max_body_bytes)
 
 
 async def _on_slipway_error(request: Request, error: Exception) -> Response:

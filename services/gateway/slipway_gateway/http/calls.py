@@ -1,9 +1,9 @@
 """Calls of the services behind the gateway, for one verified caller."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from slipway.agents.v1.agents_pb2_grpc import AgentsServiceStub
@@ -25,7 +25,17 @@ SEARCH_SECONDS: Final = 30.0
 TOOL_SECONDS: Final = 320.0
 TRANSFER_SECONDS: Final = 600.0
 
+CONNECTION_SCOPE_KEY: Final = "slipway.connection"
+
 T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """The client's connection, as `http/protocol.py` puts it into a request's scope."""
+
+    is_lost: bool
+    on_lost: Callable[[], None] | None
+    """Called once, when the client goes away while its request is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +125,25 @@ async def unless_disconnected(request: Request, call: Coroutine[Any, Any, T]) ->
 
     The request's body must have been read.
     """
+    connection: Connection = request.scope[CONNECTION_SCOPE_KEY]
+    task, gone = asyncio.current_task(), False
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
 
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+    def hang_up() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
 
-    working, watching = asyncio.create_task(call), asyncio.create_task(disconnected())
+    connection.on_lost = hang_up
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if connection.is_lost:
+            call.close()
             raise ClientDisconnect
-        return working.result()
+        return await call
+    except asyncio.CancelledError:
+        # Another cancellation beside that of the client stays one.
+        if gone and task.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        connection.on_lost = None

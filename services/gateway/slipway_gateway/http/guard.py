@@ -20,6 +20,7 @@ from slipway_gateway.http.rejections import HostNotAllowed, HttpMalformed
 BODY_SCOPE_KEY: Final = "slipway.body"
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
+_TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _requests = Counter(
@@ -61,7 +62,7 @@ class Guard:
             await send(message)
 
         headers = cast(list[tuple[bytes, bytes]], scope["headers"])
-        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _TRACE_HEADERS]
         with telemetry.span(
             f"{scope['method']} {scope['path'][:120]}",
             kind=SpanKind.SERVER,

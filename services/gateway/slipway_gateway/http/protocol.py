@@ -7,11 +7,14 @@ subclass bounds size, number and time.
 import asyncio
 import json
 import secrets
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from slipway_gateway.http.calls import CONNECTION_SCOPE_KEY
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
@@ -34,6 +37,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._header_bytes = 0
         self._refusal: tuple[int, str] = (400, "the request is not valid HTTP/1.1")
+        self.is_lost = False
+        self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client that connects and says nothing has the time of a request head, too."""
@@ -44,6 +49,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Nothing may fire after the end."""
         self._disarm()
         super().connection_lost(exc)
+        self.is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         """Counts what an unfinished head costs: a single long header reaches no callback before its end."""
@@ -60,6 +68,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self.scope[CONNECTION_SCOPE_KEY] = self  # type: ignore[typeddict-unknown-key]
         self._in_head = True
         self._head_bytes = self._header_bytes = 0
         if self._head_timer is None:

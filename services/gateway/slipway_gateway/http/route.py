@@ -1,6 +1,7 @@
 """The route class of the API: authenticate, limit, read strict JSON, then call the handler."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Header, Request, Response
@@ -46,37 +47,50 @@ class ApiRoute(APIRoute):
         takes_json = self.body_field is not None
 
         async def admitted(request: Request) -> Response:
-            gateway = gateway_of(request)
-            principal = await gateway.authenticator.authenticate(request.headers.getlist("authorization"))
-            state = await gateway.limiter.take(principal)
-            headers = _rate_headers(gateway.limiter, state)
-            if state is not None and not state.allowed:
-                error = RateLimited("too many requests", retry_after=state.retry_after)
-                return problem_response(error, request.url.path, headers)
-            setattr(request.state, _PRINCIPAL, principal)
+            admission = await admit(request, gateway_of(request))
+            if admission.refusal is not None:
+                return admission.refusal
+            setattr(request.state, _PRINCIPAL, admission.principal)
             strict = StrictRequest(request.scope, request.receive)
             try:
-                _check_coding(request)
                 if takes_json:
-                    await _read_json(strict)
+                    await read_json(strict)
+                else:
+                    _check_coding(request)
                 response = await handle(strict)
             except RequestValidationError as error:
-                return problem_response(invalid_request(error), request.url.path, headers)
+                return problem_response(invalid_request(error), request.url.path, admission.headers)
             except SlipwayError as error:
-                return problem_response(error, request.url.path, headers)
-            response.headers.update(headers)
+                return problem_response(error, request.url.path, admission.headers)
+            response.headers.update(admission.headers)
             return response
 
         return admitted
 
 
-def _check_coding(request: Request) -> None:
-    """RFC 9110, 8.4: a body in a coding that is not understood must not be read as if it had none."""
-    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise MediaTypeUnsupported("send the body as it is, without a content coding", field="Content-Encoding")
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The caller, and headers of whatever is answered; `refusal` when the caller sends more than its rate allows."""
+
+    principal: Principal
+    headers: Mapping[str, str]
+    refusal: Response | None = None
 
 
-async def _read_json(request: StrictRequest) -> None:
+async def admit(request: Request, gateway: Gateway) -> Admission:
+    """Authenticates the caller and counts the request. Raises what Authenticator.authenticate raises."""
+    principal = await gateway.authenticator.authenticate(request.headers.getlist("authorization"))
+    state = await gateway.limiter.take(principal)
+    headers = _rate_headers(gateway.limiter, state)
+    if state is None or state.allowed:
+        return Admission(principal, headers)
+    error = RateLimited("too many requests", retry_after=state.retry_after)
+    return Admission(principal, headers, problem_response(error, request.url.path, headers))
+
+
+async def read_json(request: StrictRequest) -> None:
+    """Reads the body into `request.parsed`. Raises MediaTypeUnsupported, JsonMalformed and what reading raises."""
+    _check_coding(request)
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise MediaTypeUnsupported("send the body as application/json", field="Content-Type")
@@ -87,6 +101,12 @@ async def _read_json(request: StrictRequest) -> None:
         request.parsed = strict_json.parse(body)
     except JsonRejected as error:
         raise JsonMalformed(f"the body is not acceptable JSON: {error}") from None
+
+
+def _check_coding(request: Request) -> None:
+    """RFC 9110, 8.4: a body in a coding that is not understood must not be read as if it had none."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise MediaTypeUnsupported("send the body as it is, without a content coding", field="Content-Encoding")
 
 
 def _rate_headers(limiter: RateLimiter, state: RateState | None) -> dict[str, str]:
@@ -105,18 +125,7 @@ def gateway_of(request: Request) -> Gateway:
     return cast(Gateway, request.app.state.gateway)
 
 
-def principal_of(request: Request) -> Principal:
-    """The verified caller of an ApiRoute's request."""
-    return cast(Principal, getattr(request.state, _PRINCIPAL))
-
-
-def calls_of(request: Request) -> Calls:
-    """Calls in the name of the request's caller."""
-    gateway = gateway_of(request)
-    return Calls(gateway.peers, gateway.tokens, principal_of(request))
-
-
-def _idempotency_key(
+async def _idempotency_key(
     key: Annotated[
         str | None,
         Header(
@@ -136,7 +145,22 @@ BEARER: Final = Depends(
     HTTPBearer(auto_error=False, scheme_name="bearer", description="OIDC access token or API key `sk-slip-…`")
 )
 
-GatewayDep = Annotated[Gateway, Depends(gateway_of)]
-PrincipalDep = Annotated[Principal, Depends(principal_of)]
-CallsDep = Annotated[Calls, Depends(calls_of)]
+
+# FastAPI runs a dependency that is no coroutine in a thread, which costs more than all of these do.
+async def _gateway(request: Request) -> Gateway:
+    return gateway_of(request)
+
+
+async def _principal(request: Request) -> Principal:
+    return cast(Principal, getattr(request.state, _PRINCIPAL))
+
+
+async def _calls(request: Request) -> Calls:
+    gateway = gateway_of(request)
+    return Calls(gateway.peers, gateway.tokens, await _principal(request))
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
+CallsDep = Annotated[Calls, Depends(_calls)]
 IdempotencyKey = Annotated[str, Depends(_idempotency_key)]

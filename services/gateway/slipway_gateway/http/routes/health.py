@@ -1,15 +1,14 @@
 """Health, the API reference, and a page of links."""
 
 import asyncio
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from slipway_gateway.http import reference
 from slipway_gateway.http.gateway import Gateway
-from slipway_gateway.http.route import gateway_of
+from slipway_gateway.http.route import GatewayDep
 
 router = APIRouter(tags=["health"])
 CHECK_SECONDS = 3.0
@@ -43,7 +42,7 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Names what is missing."}}, summary="Ready?")
-async def readyz(request: Request, gateway: Annotated[Gateway, Depends(gateway_of)]) -> JSONResponse:
+async def readyz(request: Request, gateway: GatewayDep) -> JSONResponse:
     """Ready to take requests, or what is missing."""
     del request
     if gateway.stopping.is_set():
