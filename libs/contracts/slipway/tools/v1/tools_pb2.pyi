@@ -110,6 +110,7 @@ class Tool(_message.Message):
     PYTHON_FIELD_NUMBER: _builtins.int
     SHELL_FIELD_NUMBER: _builtins.int
     MCP_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name, e.g. `ledger.post`."""
     kind: _builtins.str
@@ -132,6 +133,8 @@ class Tool(_message.Message):
     """True when a call sends its arguments out of the platform."""
     version: _builtins.int
     """Version of the declaration, from 1; builtin tools have 0."""
+    quarantine: _builtins.str
+    """Why it can't be called until it is approved anew; empty: it can."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was declared."""
@@ -181,10 +184,11 @@ class Tool(_message.Message):
         python: Global___PythonTool | None = ...,
         shell: Global___ShellTool | None = ...,
         mcp: Global___McpToolSource | None = ...,
+        quarantine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http", b"http", "mcp", b"mcp", "python", b"python", "shell", b"shell", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "egress", b"egress", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "mcp", b"mcp", "output_schema_json", b"output_schema_json", "python", b"python", "regions", b"regions", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "untrusted_output", b"untrusted_output", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "egress", b"egress", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "mcp", b"mcp", "output_schema_json", b"output_schema_json", "python", b"python", "quarantine", b"quarantine", "regions", b"regions", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "untrusted_output", b"untrusted_output", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
