@@ -8,6 +8,7 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.policy import Resource
 
 from slipway_orchestrator.errors import IllegalTransition, ReviewerIsAuthor
+from slipway_orchestrator.suspension import Suspension
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Agent:
     """0: none."""
     create_time: datetime
     update_time: datetime
+    suspension: Suspension | None
+    """Its own kill switch, if that is pulled."""
 
 
 def agent_resource(tenant: str, name: str) -> Resource:

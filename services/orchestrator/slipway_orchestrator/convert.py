@@ -1,17 +1,21 @@
 """Between the domain and its protobuf messages: the only crossing."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import JsonValue
 from slipway.agents.v1 import agents_pb2
 from slipway.runs.v1 import runs_pb2
 from slipway_chassis.errors import InvalidArgument
-from slipway_chassis.money import to_money
+from slipway_chassis.money import from_money, to_money
 
 from slipway_orchestrator.agents import Agent, AgentVersion
-from slipway_orchestrator.runs import Approval, JournalRow, Run
+from slipway_orchestrator.raising import NewLimits
+from slipway_orchestrator.runs import Approval, JournalRow, Pause, Run, Vote
+from slipway_orchestrator.suspension import Suspension
 
 _DECISIONS = {
     runs_pb2.DECISION_APPROVE: "approve",
@@ -63,12 +67,25 @@ def agent_message(agent: Agent) -> agents_pb2.Agent:
         latest_version=agent.latest_version,
         create_time=to_timestamp(agent.create_time),
         update_time=to_timestamp(agent.update_time),
+        suspension=suspension_message(agent.suspension) if agent.suspension is not None else None,
     )
 
 
-def run_message(run: Run, *, whole: bool = True) -> runs_pb2.Run:
+def suspension_message(suspension: Suspension) -> agents_pb2.Suspension:
+    """A kill switch that is pulled."""
+    return agents_pb2.Suspension(
+        scope=agents_pb2.SuspensionScope.Value(f"SUSPENSION_SCOPE_{suspension.scope.name}"),
+        reason=suspension.reason,
+        suspended_by=suspension.suspended_by,
+        create_time=to_timestamp(suspension.create_time),
+    )
+
+
+def run_message(
+    run: Run, *, whole: bool = True, children: Sequence[str] = (), pause: Pause | None = None
+) -> runs_pb2.Run:
     """A run; without input and output unless `whole`."""
-    own = run.identity
+    own, place = run.identity, run.place
     message = runs_pb2.Run(
         run_id=own.run_id,
         agent=own.agent,
@@ -83,7 +100,7 @@ def run_message(run: Run, *, whole: bool = True) -> runs_pb2.Run:
             output_tokens=run.output_tokens,
             cost=to_money(run.cost_usd),
         ),
-        caller=own.subject,
+        caller=own.caller.subject,
         labels=dict(run.labels),
         session_id=own.session_id,
         create_time=to_timestamp(run.create_time),
@@ -92,7 +109,19 @@ def run_message(run: Run, *, whole: bool = True) -> runs_pb2.Run:
         last_seq=run.last_seq,
         trace_id=own.trace_id,
         pending_approval_ids=run.pending_approval_ids,
+        parent_run_id=place.parent_run_id,
+        parent_step=place.parent_step,
+        root_run_id=place.root_run_id,
+        depth=place.depth,
+        child_run_ids=children,
+        schedule=place.schedule,
+        priority=run.priority,
+        not_before=to_timestamp(run.not_before),
     )
+    if place.forked_from is not None:
+        message.forked_from.CopyFrom(runs_pb2.ForkPoint(run_id=place.forked_from[0], seq=place.forked_from[1]))
+    if pause is not None:
+        message.pause.CopyFrom(runs_pb2.Pause(code=pause.code, reason=pause.reason, time=to_timestamp(pause.time)))
     if run.error is not None:
         message.error.CopyFrom(runs_pb2.RunError(**run.error))
     return message
@@ -130,7 +159,40 @@ def approval_message(approval: Approval) -> runs_pb2.Approval:
         decided_arguments_json=(
             to_json(approval.decided_arguments) if approval.state in ("EDITED", "RESPONDED") else ""
         ),
+        quorum=approval.quorum,
+        votes=[_vote_message(vote) for vote in approval.votes],
+        reminders=approval.reminders,
+        next_reminder_time=to_timestamp(approval.next_reminder_time),
+        reason=approval.reason,
+        escalation=approval.escalation,
     )
+
+
+def _vote_message(vote: Vote) -> runs_pb2.ApprovalVote:
+    return runs_pb2.ApprovalVote(decider=vote.voter.subject, time=to_timestamp(vote.time), message=vote.message)
+
+
+def new_limits(limits: runs_pb2.RunLimits) -> NewLimits:
+    """Limits that somebody sets. InvalidArgument for money in another currency."""
+    return NewLimits(
+        steps=limits.steps if limits.HasField("steps") else None,
+        tokens=limits.tokens if limits.HasField("tokens") else None,
+        cost_usd=from_money(limits.cost, field="limits.cost") if limits.HasField("cost") else None,
+        wall_time=limits.wall_time.ToTimedelta().total_seconds() if limits.HasField("wall_time") else None,
+        tool_errors=limits.tool_errors if limits.HasField("tool_errors") else None,
+        repeats=limits.repeats if limits.HasField("repeats") else None,
+    )
+
+
+def wide_scope(scope: agents_pb2.SuspensionScope.ValueType) -> Literal["TENANT", "ALL"]:
+    """TENANT or ALL. InvalidArgument for any other scope."""
+    match scope:
+        case agents_pb2.SUSPENSION_SCOPE_TENANT:
+            return "TENANT"
+        case agents_pb2.SUSPENSION_SCOPE_ALL:
+            return "ALL"
+        case _:
+            raise InvalidArgument("must be TENANT or ALL", field="scope")
 
 
 def run_state(state: runs_pb2.RunState.ValueType) -> str:

@@ -19,6 +19,7 @@ from slipway_chassis.telemetry import current_trace_id
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.errors import (
     AgentMayNotDecide,
+    AlreadyVoted,
     ApprovalAlreadyDecided,
     ApprovalNotFound,
     ArgumentsChanged,
@@ -27,7 +28,7 @@ from slipway_orchestrator.errors import (
     ProposerIsApprover,
 )
 from slipway_orchestrator.once import RequestKey, Transaction
-from slipway_orchestrator.runs import MAX_INPUT, Approval, is_approver
+from slipway_orchestrator.runs import MAX_INPUT, Approval, RunIdentity, is_approver, voter_facts
 from slipway_orchestrator.store.approvals import ApprovalStore
 from slipway_orchestrator.store.runs import RunStore
 
@@ -116,6 +117,11 @@ class ApprovalDesk:
                 metadata={"arguments_digest": approval.arguments_digest},
             )
         arguments = _check(approval, request)
+        votes = await self._vote(conn, caller, approval, request)
+        if request.decision == "approve" and votes < approval.quorum:
+            record = await self._record(conn, caller, approval, request, arguments, policy, votes)
+            await self._tell(conn, run.identity, approval, request, caller, arguments, record, votes)
+            return
         done = await self._approvals.settle(
             conn,
             approval,
@@ -126,24 +132,47 @@ class ApprovalDesk:
         )
         if not done:
             raise _settled(approval)
-        record = await self._record(conn, caller, approval, request, arguments, policy)
+        record = await self._record(conn, caller, approval, request, arguments, policy, votes)
+        await self._tell(conn, run.identity, approval, request, caller, arguments, record, votes)
+
+    async def _vote(self, conn: Any, caller: Caller, approval: Approval, request: DecisionRequest) -> int:
+        """Approvals with this one, where it takes several; else 0. Raises AlreadyVoted."""
+        if request.decision != "approve" or approval.quorum == 1:
+            return 1 if request.decision == "approve" else 0
+        if not await self._approvals.vote(conn, approval, caller, request.message):
+            raise AlreadyVoted(f"{caller.person} has approved this already; it takes {approval.quorum} persons")
+        return len(approval.votes) + 1
+
+    async def _tell(
+        self,
+        conn: Any,
+        run: RunIdentity,
+        approval: Approval,
+        request: DecisionRequest,
+        caller: Caller,
+        arguments: JsonValue,
+        record: dict[str, JsonValue],
+        votes: int,
+    ) -> None:
+        """Hand the decision to the run's worker, with everybody who approved: it looks at all of them again."""
         body: dict[str, JsonValue] = {
             "approval_id": approval.approval_id,
             "step_id": approval.step_id,
             "decision": request.decision,
             "arguments_digest": approval.arguments_digest,
-            "decider": caller.subject,
-            "roles": list[JsonValue](sorted(caller.roles)),
-            "groups": list[JsonValue](sorted(caller.groups)),
-            "kind": caller.kind,
-            "owner": caller.owner,
-            "token_id": caller.token_id,
+            **voter_facts(caller),
             "arguments": arguments,
             "message": request.message,
             "record": record,
         }
-        await self._runs.put_in_inbox(conn, run.identity, "decision", body)
-        await self._runs.wake(conn, run.identity, new_id("wake"))
+        if approval.quorum > 1 and request.decision == "approve":
+            body |= {
+                "votes": votes,
+                "quorum": approval.quorum,
+                "others": [voter_facts(vote.voter) for vote in approval.votes],
+            }
+        await self._runs.put_in_inbox(conn, run, "decision", body)
+        await self._runs.wake(conn, run, new_id("wake"))
 
     def _authorize(self, caller: Caller, approval: Approval) -> PolicyDecision:
         if caller.act is not None:
@@ -168,6 +197,7 @@ class ApprovalDesk:
         request: DecisionRequest,
         arguments: JsonValue,
         policy: PolicyDecision,
+        votes: int,
     ) -> dict[str, JsonValue]:
         data: dict[str, JsonValue] = {
             "approval_id": approval.approval_id,
@@ -177,6 +207,8 @@ class ApprovalDesk:
             "proposer": approval.proposer,
             "message": request.message,
         }
+        if approval.quorum > 1:
+            data |= {"votes": votes, "quorum": approval.quorum}
         if request.decision in ("edit", "respond"):
             data["decided_arguments_digest"] = digest(arguments)
         sealed = self._evidence.seal(

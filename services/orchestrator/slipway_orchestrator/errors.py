@@ -3,8 +3,8 @@
 SlipwayError
 ├── InvalidArgument    AgentInvalid, InputInvalid, DecisionInvalid
 ├── NotFound           AgentNotFound, AgentVersionNotFound, RunNotFound, ApprovalNotFound
-├── FailedPrecondition IllegalTransition, NotInProduction, NothingToRollBack, RunEnded
-├── Aborted            ApprovalAlreadyDecided, ArgumentsChanged
+├── FailedPrecondition IllegalTransition, NotInProduction, NothingToRollBack, RunEnded, AlreadyPaused, RunNotPaused
+├── Aborted            ApprovalAlreadyDecided, ArgumentsChanged, AlreadyVoted, SessionBusy
 └── PermissionDenied   ReviewerIsAuthor, ProposerIsApprover, NotAnApprover, AgentMayNotDecide
 """
 
@@ -77,6 +77,18 @@ class RunEnded(FailedPrecondition):
     reason = "RUN_ENDED"
 
 
+class AlreadyPaused(FailedPrecondition):
+    """The run is paused already."""
+
+    reason = "RUN_ALREADY_PAUSED"
+
+
+class RunNotPaused(FailedPrecondition):
+    """Only a paused run can be resumed."""
+
+    reason = "RUN_NOT_PAUSED"
+
+
 class ApprovalAlreadyDecided(Aborted):
     """Somebody decided first, it ran out, or its run ended."""
 
@@ -87,6 +99,18 @@ class ArgumentsChanged(Aborted):
     """The digest is not that of what is to be approved now: look again."""
 
     reason = "ARGUMENTS_CHANGED"
+
+
+class AlreadyVoted(Aborted):
+    """One person is one vote."""
+
+    reason = "ALREADY_VOTED"
+
+
+class SessionBusy(Aborted):
+    """A run on the session is not finished, and the agent's sessions take one at a time."""
+
+    reason = "SESSION_BUSY"
 
 
 class ReviewerIsAuthor(PermissionDenied):

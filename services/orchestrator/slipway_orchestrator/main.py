@@ -26,6 +26,9 @@ from slipway_chassis.tokens import ServiceTokenSource
 from slipway_orchestrator.deciding import ApprovalDesk
 from slipway_orchestrator.expressions.evaluation import Evaluator
 from slipway_orchestrator.expressions.sandbox import EvaluationProcess
+from slipway_orchestrator.forking import ForkDesk
+from slipway_orchestrator.kill_switch import KillSwitch
+from slipway_orchestrator.launching import Launcher
 from slipway_orchestrator.once import Transaction
 from slipway_orchestrator.peers import CallersCatalogue, Peers
 from slipway_orchestrator.registry import AgentRegistry
@@ -33,11 +36,15 @@ from slipway_orchestrator.servicer_agents import AgentsServicer
 from slipway_orchestrator.servicer_runs import RunsServicer
 from slipway_orchestrator.settings import OrchestratorSettings
 from slipway_orchestrator.starting import RunDesk
+from slipway_orchestrator.steering import SteeringDesk
 from slipway_orchestrator.store.agents import AgentStore
 from slipway_orchestrator.store.approvals import ApprovalStore
+from slipway_orchestrator.store.copies import JournalCopies
+from slipway_orchestrator.store.excerpts import Excerpts
 from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.leases import Leases
 from slipway_orchestrator.store.runs import RunStore
+from slipway_orchestrator.store.suspensions import SuspensionStore
 from slipway_orchestrator.watching import Watcher
 from slipway_orchestrator.worker.advancing import Tools
 from slipway_orchestrator.worker.announcing import Announcer
@@ -112,13 +119,21 @@ async def serve_api(settings: OrchestratorSettings) -> None:
     parts = await Parts.open(settings)
     catalogue = CallersCatalogue(parts.peers)
     registry = AgentRegistry(parts.transaction, parts.agents, parts.policy, parts.evidence, catalogue)
-    desk = RunDesk(parts.transaction, parts.runs, parts.agents, parts.journal, parts.policy, parts.evidence)
+    suspensions, excerpts = SuspensionStore(), Excerpts(parts.keys)
+    launcher = Launcher(parts.runs, parts.agents, parts.journal, suspensions, parts.policy)
+    desk = RunDesk(parts.transaction, launcher, parts.runs, parts.journal, excerpts, parts.policy)
+    copies = JournalCopies(parts.keys, parts.evidence)
+    forks = ForkDesk(parts.transaction, launcher, parts.runs, parts.journal, copies, parts.policy, parts.evidence)
+    steering = SteeringDesk(
+        parts.transaction, parts.runs, parts.agents, excerpts, suspensions, parts.policy, parts.evidence
+    )
+    switch = KillSwitch(parts.transaction, suspensions, parts.agents, parts.runs, parts.policy, parts.evidence)
     approvals = ApprovalDesk(parts.transaction, parts.approvals, parts.runs, parts.policy, parts.evidence)
 
     def servicers(server: grpc.aio.Server) -> Sequence[str]:
-        agents_pb2_grpc.add_AgentsServiceServicer_to_server(AgentsServicer(registry), server)
+        agents_pb2_grpc.add_AgentsServiceServicer_to_server(AgentsServicer(registry, switch), server)
         watcher = Watcher(desk, parts.bus)
-        runs_pb2_grpc.add_RunsServiceServicer_to_server(RunsServicer(desk, approvals, watcher), server)
+        runs_pb2_grpc.add_RunsServiceServicer_to_server(RunsServicer(desk, steering, forks, approvals, watcher), server)
         return [
             agents_pb2.DESCRIPTOR.services_by_name["AgentsService"].full_name,
             runs_pb2.DESCRIPTOR.services_by_name["RunsService"].full_name,

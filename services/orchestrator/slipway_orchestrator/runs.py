@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from pydantic import JsonValue
@@ -10,7 +10,6 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.policy import Resource
 
 TERMINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
-WAITING_STATES = frozenset({"WAITING_APPROVAL", "WAITING_TIMER"})
 MAX_INPUT = 256 * 1024
 """Bytes of a run's input as JSON."""
 
@@ -43,6 +42,20 @@ class RunIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run comes from: its tree, what it was forked from, the schedule that started it."""
+
+    root_run_id: str
+    parent_run_id: str = ""
+    """Empty: none."""
+    parent_step: str = ""
+    depth: int = 0
+    forked_from: tuple[str, int] | None = None
+    """Run and last event that was copied."""
+    schedule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run as it stands."""
 
@@ -62,6 +75,9 @@ class Run:
     update_time: datetime
     end_time: datetime | None
     pending_approval_ids: tuple[str, ...]
+    place: Place
+    priority: int
+    not_before: datetime | None
 
     @property
     def ended(self) -> bool:
@@ -78,6 +94,24 @@ class JournalRow:
     kind: str
     step_id: str | None
     data: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a run does not go on."""
+
+    code: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One of several approvals."""
+
+    voter: Caller
+    message: str
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +140,13 @@ class Approval:
     decide_time: datetime | None
     message: str
     decided_arguments: JsonValue
+    quorum: int
+    """Approvals that it takes."""
+    votes: tuple[Vote, ...]
+    reminders: int
+    next_reminder_time: datetime | None
+    reason: str
+    escalation: bool
 
     @property
     def resource(self) -> Resource:
@@ -125,3 +166,35 @@ def is_approver(caller: Caller, approvers: tuple[str, ...]) -> bool:
     """Whether the definition names the caller, by subject or by role."""
     handles = {f"user:{caller.subject}", *(f"role:{role}" for role in caller.roles)}
     return not handles.isdisjoint(approvers)
+
+
+def voter_facts(caller: Caller) -> dict[str, JsonValue]:
+    """A decider as they were when they decided, to be looked at again when it takes effect."""
+    return {
+        "decider": caller.subject,
+        "roles": list[JsonValue](sorted(caller.roles)),
+        "groups": list[JsonValue](sorted(caller.groups)),
+        "kind": caller.kind,
+        "owner": caller.owner,
+        "token_id": caller.token_id,
+    }
+
+
+def voter_of(tenant: str, facts: Mapping[str, JsonValue]) -> Caller:
+    """The decider of `voter_facts`."""
+    return Caller(
+        subject=str(facts["decider"]),
+        tenant=tenant,
+        kind="service" if facts.get("kind") == "service" else "user",
+        roles=frozenset(_texts(facts.get("roles"))),
+        groups=frozenset(_texts(facts.get("groups"))),
+        act=None,
+        run_id=None,
+        token_id=str(facts.get("token_id") or ""),
+        expires_at=datetime.max.replace(tzinfo=UTC),
+        owner=str(facts.get("owner") or ""),
+    )
+
+
+def _texts(value: JsonValue) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []

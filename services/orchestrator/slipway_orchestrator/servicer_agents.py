@@ -8,6 +8,7 @@ from slipway_chassis.caller import current_caller
 from slipway_chassis.paging import decode_token, encode_token, page_size
 
 from slipway_orchestrator import convert
+from slipway_orchestrator.kill_switch import KillSwitch
 from slipway_orchestrator.once import RequestKey
 from slipway_orchestrator.registry import AgentRegistry
 
@@ -16,10 +17,11 @@ _NEWEST = 2**31 - 1
 
 
 class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
-    """Converts and calls the registry."""
+    """Converts and calls the registry and the kill switch."""
 
-    def __init__(self, registry: AgentRegistry) -> None:
+    def __init__(self, registry: AgentRegistry, switch: KillSwitch) -> None:
         self._registry = registry
+        self._switch = switch
 
     async def PutAgent(self, request: agents_pb2.PutAgentRequest, context: object) -> agents_pb2.PutAgentResponse:
         """Register a definition."""
@@ -107,6 +109,37 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
         key = request_key("RollbackAgent", request, request.request_id)
         agent = await self._registry.roll_back(current_caller(), request.agent, key)
         return agents_pb2.RollbackAgentResponse(agent=convert.agent_message(agent))
+
+    async def SuspendAgent(
+        self, request: agents_pb2.SuspendAgentRequest, context: object
+    ) -> agents_pb2.SuspendAgentResponse:
+        """Pull an agent's kill switch."""
+        key = request_key("SuspendAgent", request, request.request_id)
+        agent = await self._switch.suspend_agent(current_caller(), request.agent, request.reason, key)
+        return agents_pb2.SuspendAgentResponse(agent=convert.agent_message(agent))
+
+    async def ResumeAgent(
+        self, request: agents_pb2.ResumeAgentRequest, context: object
+    ) -> agents_pb2.ResumeAgentResponse:
+        """Lift an agent's kill switch."""
+        key = request_key("ResumeAgent", request, request.request_id)
+        agent = await self._switch.resume_agent(current_caller(), request.agent, key)
+        return agents_pb2.ResumeAgentResponse(agent=convert.agent_message(agent))
+
+    async def GetSuspension(
+        self, request: agents_pb2.GetSuspensionRequest, context: object
+    ) -> agents_pb2.GetSuspensionResponse:
+        """The wide kill switches."""
+        found = await self._switch.get(current_caller())
+        return agents_pb2.GetSuspensionResponse(suspensions=[convert.suspension_message(one) for one in found])
+
+    async def PutSuspension(
+        self, request: agents_pb2.PutSuspensionRequest, context: object
+    ) -> agents_pb2.PutSuspensionResponse:
+        """Pull or lift a wide kill switch."""
+        scope = convert.wide_scope(request.scope)
+        found = await self._switch.put(current_caller(), scope, suspended=request.suspended, reason=request.reason)
+        return agents_pb2.PutSuspensionResponse(suspensions=[convert.suspension_message(one) for one in found])
 
 
 def request_key(method: str, request: Message, request_id: str) -> RequestKey:

@@ -10,8 +10,11 @@ from slipway_chassis.paging import decode_token, encode_token, page_size
 
 from slipway_orchestrator import convert
 from slipway_orchestrator.deciding import ApprovalDesk, DecisionRequest
+from slipway_orchestrator.forking import ForkDesk, ForkRequest
+from slipway_orchestrator.launching import StartRequest
 from slipway_orchestrator.servicer_agents import request_key
-from slipway_orchestrator.starting import RunDesk, StartRequest
+from slipway_orchestrator.starting import RunDesk
+from slipway_orchestrator.steering import CancelFilter, SteeringDesk
 from slipway_orchestrator.watching import Delta, Watcher
 
 _MANY, _DEFAULT = 200, 50
@@ -20,8 +23,12 @@ _MANY, _DEFAULT = 200, 50
 class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     """Converts and calls the desks."""
 
-    def __init__(self, runs: RunDesk, approvals: ApprovalDesk, watcher: Watcher) -> None:
+    def __init__(
+        self, runs: RunDesk, steering: SteeringDesk, forks: ForkDesk, approvals: ApprovalDesk, watcher: Watcher
+    ) -> None:
         self._runs = runs
+        self._steering = steering
+        self._forks = forks
         self._approvals = approvals
         self._watcher = watcher
 
@@ -42,7 +49,9 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
 
     async def GetRun(self, request: runs_pb2.GetRunRequest, context: object) -> runs_pb2.GetRunResponse:
         """Answer with a run."""
-        return runs_pb2.GetRunResponse(run=convert.run_message(await self._runs.get(current_caller(), request.run_id)))
+        run = await self._runs.get(current_caller(), request.run_id)
+        children, pause = await self._runs.details(run)
+        return runs_pb2.GetRunResponse(run=convert.run_message(run, children=children, pause=pause))
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: object) -> runs_pb2.ListRunsResponse:
         """Page through runs, newest first."""
@@ -53,6 +62,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             agent=request.agent,
             states=[convert.run_state(state) for state in request.states],
             labels=dict(request.labels),
+            parent_run_id=request.parent_run_id,
             before=str(cursor[0]) if cursor else "",
             limit=limit,
         )
@@ -88,8 +98,62 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, context: object) -> runs_pb2.CancelRunResponse:
         """Ask a run to stop."""
         key = request_key("CancelRun", request, request.request_id)
-        run = await self._runs.cancel(current_caller(), request.run_id, request.reason, key)
+        run = await self._steering.cancel(current_caller(), request.run_id, request.reason, key, force=request.force)
         return runs_pb2.CancelRunResponse(run=convert.run_message(run))
+
+    async def CancelRuns(self, request: runs_pb2.CancelRunsRequest, context: object) -> runs_pb2.CancelRunsResponse:
+        """Ask all runs to stop that match."""
+        wanted = CancelFilter(
+            agent=request.agent,
+            states=[convert.run_state(state) for state in request.states],
+            labels=dict(request.labels),
+            limit=request.limit,
+        )
+        key = request_key("CancelRuns", request, request.request_id)
+        count, more = await self._steering.cancel_many(
+            current_caller(), wanted, request.reason, key, force=request.force
+        )
+        return runs_pb2.CancelRunsResponse(count=count, more=more)
+
+    async def PauseRun(self, request: runs_pb2.PauseRunRequest, context: object) -> runs_pb2.PauseRunResponse:
+        """Keep a run from going on."""
+        key = request_key("PauseRun", request, request.request_id)
+        run = await self._steering.pause(current_caller(), request.run_id, request.reason, key)
+        return runs_pb2.PauseRunResponse(run=convert.run_message(run))
+
+    async def ResumeRun(self, request: runs_pb2.ResumeRunRequest, context: object) -> runs_pb2.ResumeRunResponse:
+        """Let a paused run go on."""
+        key = request_key("ResumeRun", request, request.request_id)
+        run = await self._steering.resume(current_caller(), request.run_id, request.reason, key)
+        return runs_pb2.ResumeRunResponse(run=convert.run_message(run))
+
+    async def SignalRun(self, request: runs_pb2.SignalRunRequest, context: object) -> runs_pb2.SignalRunResponse:
+        """Hand a run a value."""
+        key = request_key("SignalRun", request, request.request_id)
+        run = await self._steering.signal(current_caller(), request.run_id, request.name, request.payload_json, key)
+        return runs_pb2.SignalRunResponse(run=convert.run_message(run))
+
+    async def RaiseRunLimits(
+        self, request: runs_pb2.RaiseRunLimitsRequest, context: object
+    ) -> runs_pb2.RaiseRunLimitsResponse:
+        """Raise limits of a run."""
+        key = request_key("RaiseRunLimits", request, request.request_id)
+        wanted = convert.new_limits(request.limits)
+        run = await self._steering.raise_limits(current_caller(), request.run_id, wanted, key)
+        return runs_pb2.RaiseRunLimitsResponse(run=convert.run_message(run))
+
+    async def ForkRun(self, request: runs_pb2.ForkRunRequest, context: object) -> runs_pb2.ForkRunResponse:
+        """Start a run from a copy of another's journal."""
+        wanted = ForkRequest(
+            run_id=request.run_id,
+            seq=request.seq,
+            version=request.version,
+            input_json=request.input_json,
+            labels=dict(request.labels),
+            run_grant=request.run_grant,
+        )
+        key = request_key("ForkRun", request, request.request_id)
+        return runs_pb2.ForkRunResponse(run=convert.run_message(await self._forks.fork(current_caller(), wanted, key)))
 
     async def ListApprovals(
         self, request: runs_pb2.ListApprovalsRequest, context: object

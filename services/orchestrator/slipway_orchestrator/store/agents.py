@@ -5,7 +5,12 @@ from typing import Any
 
 from slipway_orchestrator.agents import Agent, AgentVersion
 from slipway_orchestrator.core.definition import Definition
+from slipway_orchestrator.suspension import Suspension, SuspensionScope
 
+_AGENT = """
+SELECT a.*, s.reason AS suspend_reason, s.suspended_by, s.create_time AS suspend_time
+FROM agent a LEFT JOIN suspension s ON s.tenant = a.tenant AND s.agent = a.name
+"""
 _VERSION = """
 SELECT v.*, coalesce(a.production_version = v.version, false) AS in_production
 FROM agent_version v JOIN agent a ON a.tenant = v.tenant AND a.name = v.agent
@@ -62,18 +67,18 @@ class AgentStore:
 
     async def lock(self, conn: Any, tenant: str, name: str) -> Agent | None:
         """The agent, unchanged by others until the transaction ends."""
-        row = await conn.fetchrow("SELECT * FROM agent WHERE tenant = $1 AND name = $2 FOR UPDATE", tenant, name)
+        row = await conn.fetchrow(f"{_AGENT} WHERE a.tenant = $1 AND a.name = $2 FOR UPDATE OF a", tenant, name)
         return None if row is None else _agent(row)
 
     async def get(self, conn: Any, tenant: str, name: str) -> Agent | None:
         """The agent; None when the tenant has none of that name."""
-        row = await conn.fetchrow("SELECT * FROM agent WHERE tenant = $1 AND name = $2", tenant, name)
+        row = await conn.fetchrow(f"{_AGENT} WHERE a.tenant = $1 AND a.name = $2", tenant, name)
         return None if row is None else _agent(row)
 
     async def page(self, conn: Any, tenant: str, after: str, limit: int) -> list[Agent]:
         """Agents by name."""
         rows = await conn.fetch(
-            "SELECT * FROM agent WHERE tenant = $1 AND name > $2 ORDER BY name LIMIT $3", tenant, after, limit
+            f"{_AGENT} WHERE a.tenant = $1 AND a.name > $2 ORDER BY a.name LIMIT $3", tenant, after, limit
         )
         return [_agent(row) for row in rows]
 
@@ -149,6 +154,10 @@ class AgentStore:
 
 
 def _agent(row: Any) -> Agent:
+    suspension = None
+    if row["suspend_time"] is not None:
+        scope = SuspensionScope(row["tenant"], row["name"])
+        suspension = Suspension(scope, row["suspend_reason"], row["suspended_by"], row["suspend_time"])
     return Agent(
         tenant=row["tenant"],
         name=row["name"],
@@ -158,6 +167,7 @@ def _agent(row: Any) -> Agent:
         production_version=row["production_version"] or 0,
         create_time=row["create_time"],
         update_time=row["update_time"],
+        suspension=suspension,
     )
 
 

@@ -2,19 +2,27 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
+from slipway_chassis.caller import Caller
 from slipway_chassis.crypto import SubjectKeys
 
 from slipway_orchestrator.core.events import ApprovalRequested
-from slipway_orchestrator.runs import Approval, RunIdentity
+from slipway_orchestrator.runs import Approval, RunIdentity, Vote, voter_facts, voter_of
 from slipway_orchestrator.store.journal import Journal
 
 _INSERT = """
 INSERT INTO approval (approval_id, tenant, run_id, step_id, agent, version, state, tool, subject, arguments,
-    arguments_digest, arguments_schema, approvers, proposer, expire_time, create_time)
-VALUES ($1, $2, $3, $4, $5, $6, 'PENDING', $7, $8, $9, $10, $11, $12, $13, $14, now())
+    arguments_digest, arguments_schema, approvers, proposer, expire_time, create_time, quorum, remind_every, reason,
+    escalation)
+VALUES ($1, $2, $3, $4, $5, $6, 'PENDING', $7, $8, $9, $10, $11, $12, $13, $14, now(), $15,
+    make_interval(secs => $16), $17, $18)
+"""
+_CLOSE_OLDER = """
+UPDATE approval SET state = 'CANCELLED', decide_time = now()
+WHERE run_id = $1 AND step_id = $2 AND state = 'PENDING'
 """
 _SETTLE = """
 UPDATE approval SET state = $2, decider = $3, decide_time = now(), message = $4, decided_arguments = $5
@@ -30,7 +38,8 @@ class ApprovalStore:
         self._journal = journal
 
     async def insert(self, conn: Any, run: RunIdentity, asked: ApprovalRequested, schema: str) -> None:
-        """The row of an approval that the journal asks for."""
+        """The row of an approval that the journal asks for. One that was open for the step is over."""
+        await conn.execute(_CLOSE_OLDER, run.run_id, asked.step_id)
         await conn.execute(
             _INSERT,
             asked.approval_id,
@@ -47,6 +56,10 @@ class ApprovalStore:
             list(asked.approvers),
             asked.proposer,
             asked.expire_time,
+            asked.quorum,
+            asked.remind_every,
+            asked.reason or "",
+            asked.escalation,
         )
 
     async def settle(
@@ -62,6 +75,27 @@ class ApprovalStore:
             _SETTLE, approval.approval_id, state, decider, await sealed(message), await sealed(arguments)
         )
         return decided is not None
+
+    async def vote(self, conn: Any, approval: Approval, voter: Caller, message: str) -> bool:
+        """Note one of several approvals. False when the person has voted already."""
+        facts = {"voter": voter_facts(voter), "message": message}
+        sealed = await self._keys.encrypt(conn, approval.tenant, approval.subject, json.dumps(facts).encode())
+        done = await conn.fetchval(
+            "INSERT INTO approval_vote (approval_id, person, vote, vote_time) VALUES ($1, $2, $3, now())"
+            " ON CONFLICT DO NOTHING RETURNING true",
+            approval.approval_id,
+            voter.person,
+            sealed,
+        )
+        return bool(done)
+
+    async def remind(self, conn: Any, approval_id: str, count: int) -> None:
+        """Note a reminder."""
+        await conn.execute(
+            "UPDATE approval SET reminders = $2, last_reminder = now() WHERE approval_id = $1 AND state = 'PENDING'",
+            approval_id,
+            count,
+        )
 
     async def expire(self, conn: Any, approval_id: str) -> bool:
         """Let a pending approval run out. False when somebody decided it first."""
@@ -107,6 +141,12 @@ class ApprovalStore:
             return json.loads(await self._keys.decrypt(conn, row["tenant"], row["subject"], row[name]))
 
         return Approval(
+            quorum=row["quorum"],
+            votes=await self._votes(conn, row),
+            reminders=row["reminders"],
+            next_reminder_time=_next_reminder(row),
+            reason=row["reason"],
+            escalation=row["escalation"],
             approval_id=row["approval_id"],
             tenant=row["tenant"],
             run_id=row["run_id"],
@@ -128,3 +168,23 @@ class ApprovalStore:
             message=str(await opened("message") or ""),
             decided_arguments=await opened("decided_arguments"),
         )
+
+    async def _votes(self, conn: Any, row: Any) -> tuple[Vote, ...]:
+        if row["quorum"] == 1:
+            return ()
+        votes: list[Vote] = []
+        rows = await conn.fetch(
+            "SELECT vote, vote_time FROM approval_vote WHERE approval_id = $1 ORDER BY vote_time, person",
+            row["approval_id"],
+        )
+        for found in rows:
+            facts = json.loads(await self._keys.decrypt(conn, row["tenant"], row["subject"], found["vote"]))
+            votes.append(Vote(voter_of(row["tenant"], facts["voter"]), facts["message"], found["vote_time"]))
+        return tuple(votes)
+
+
+def _next_reminder(row: Any) -> datetime | None:
+    if row["state"] != "PENDING" or row["remind_every"] is None:
+        return None
+    due: datetime = (row["last_reminder"] or row["create_time"]) + row["remind_every"]
+    return due if due < row["expire_time"] else None

@@ -9,22 +9,30 @@ from typing import Any, Literal, cast
 from pydantic import JsonValue
 from slipway_chassis.caller import Caller
 from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.ids import new_id
 from slipway_chassis.outbox import Outbox
 
-from slipway_orchestrator.runs import TERMINAL_STATES, Run, RunIdentity
+from slipway_orchestrator.core.events import RunStarted
+from slipway_orchestrator.runs import TERMINAL_STATES, Place, Run, RunIdentity
 from slipway_orchestrator.store.journal import Head, Journal
 
 WAKE_UP = "run.wakeup"
 
 _INSERT = """
 INSERT INTO run (run_id, tenant, agent, version, digest, state, priority, wake_at, journal_version, subject, caller,
-    session_id, labels, run_grant, input, last_seq, last_commitment, traceparent, trace_id, create_time, update_time)
-VALUES ($1, $2, $3, $4, $5, 'QUEUED', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19)
+    session_id, labels, run_grant, input, last_seq, last_commitment, traceparent, trace_id, create_time, update_time,
+    root_run_id, parent_run_id, parent_step, depth, forked_from_run_id, forked_from_seq, schedule, worker_pool,
+    session_policy, not_before)
+VALUES ($1, $2, $3, $4, $5, 'QUEUED', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19,
+    $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
 """
 _PENDING = """
 (SELECT coalesce(array_agg(approval_id ORDER BY approval_id), '{}') FROM approval
  WHERE approval.run_id = run.run_id AND approval.state = 'PENDING') AS pending
 """
+
+
+InboxKind = Literal["decision", "cancel", "pause", "resume", "signal", "limits", "suspend", "unsuspend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,21 @@ class NewRun:
     priority: int
     not_before: datetime | None
     run_grant: str
+    journal_version: int
+    time: datetime
+    place: Place
+    worker_pool: str = ""
+    session_policy: str = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class NewChild:
+    """A child run that its parent's commit begins: it acts under the parent's grant."""
+
+    identity: RunIdentity
+    started: RunStarted
+    place: Place
+    worker_pool: str
     journal_version: int
     time: datetime
 
@@ -74,7 +97,40 @@ class RunStore:
             own.traceparent,
             own.trace_id,
             run.time,
+            run.place.root_run_id,
+            run.place.parent_run_id or None,
+            run.place.parent_step or None,
+            run.place.depth,
+            run.place.forked_from[0] if run.place.forked_from else None,
+            run.place.forked_from[1] if run.place.forked_from else None,
+            run.place.schedule,
+            run.worker_pool,
+            run.session_policy,
+            run.not_before,
         )
+
+    async def insert_child(self, conn: Any, parent: RunIdentity, child: NewChild) -> None:
+        """Insert a child run with its first event and its wake-up, in the transaction of its parent's commit."""
+        started = child.started
+        await self.insert(
+            conn,
+            NewRun(
+                identity=child.identity,
+                head=Head(),
+                input=started.input,
+                labels=started.labels,
+                priority=started.priority,
+                not_before=None,
+                run_grant=await self.grant(conn, parent),
+                journal_version=child.journal_version,
+                time=child.time,
+                place=child.place,
+                worker_pool=child.worker_pool,
+            ),
+        )
+        head = await self._journal.append(conn, child.identity, Head(), 0, [(child.time, started)])
+        await self.begin(conn, child.identity, head)
+        await self.wake(conn, child.identity, new_id("wake"))
 
     async def begin(self, conn: Any, run: RunIdentity, head: Head) -> None:
         """Note the end of the journal after its first event."""
@@ -118,6 +174,7 @@ class RunStore:
         agent: str,
         states: Sequence[str],
         labels: Mapping[str, str],
+        parent_run_id: str,
         before: str,
         limit: int,
     ) -> list[Run]:
@@ -125,26 +182,80 @@ class RunStore:
         rows = await conn.fetch(
             f"SELECT *, {_PENDING} FROM run WHERE tenant = $1 AND ($2 = '' OR agent = $2)"  # noqa: S608 - a constant
             " AND (cardinality($3::text[]) = 0 OR state = ANY($3)) AND labels @> $4::jsonb"
-            " AND ($5 = '' OR run_id < $5) ORDER BY run_id DESC LIMIT $6",
+            " AND ($5 = '' OR run_id < $5) AND ($7 = '' OR parent_run_id = $7) ORDER BY run_id DESC LIMIT $6",
             tenant,
             agent,
             list(states),
             json.dumps(dict(labels)),
             before,
             limit,
+            parent_run_id,
         )
         return [await self._run(conn, row, whole=False) for row in rows]
 
-    async def put_in_inbox(
-        self, conn: Any, run: RunIdentity, kind: Literal["decision", "cancel"], body: Mapping[str, JsonValue]
-    ) -> None:
+    async def children(self, conn: Any, run_id: str, limit: int) -> list[str]:
+        """Ids of a run's children, oldest first."""
+        rows = await conn.fetch(
+            "SELECT run_id FROM run WHERE parent_run_id = $1 ORDER BY run_id LIMIT $2", run_id, limit
+        )
+        return [row["run_id"] for row in rows]
+
+    async def on_session(self, conn: Any, tenant: str, session_id: str) -> list[RunIdentity]:
+        """Unfinished runs of a session, oldest first; no other one begins there until the transaction ends."""
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"session/{tenant}/{session_id}")
+        rows = await conn.fetch(
+            "SELECT * FROM run WHERE tenant = $1 AND session_id = $2 AND session_id <> '' AND end_time IS NULL"
+            " ORDER BY run_id FOR NO KEY UPDATE",
+            tenant,
+            session_id,
+        )
+        return [identity_of(row) for row in rows]
+
+    async def cancellable(
+        self,
+        conn: Any,
+        tenant: str,
+        agent: str,
+        states: Sequence[str],
+        labels: Mapping[str, str],
+        after: str,
+        limit: int,
+    ) -> list[RunIdentity]:
+        """Unfinished runs with ids above `after` that nobody has cancelled yet, locked, in order."""
+        rows = await conn.fetch(
+            "SELECT * FROM run WHERE tenant = $1 AND end_time IS NULL AND ($2 = '' OR agent = $2)"
+            " AND (cardinality($3::text[]) = 0 OR state = ANY($3)) AND labels @> $4::jsonb AND run_id > $5"
+            " AND NOT EXISTS (SELECT FROM run_inbox i WHERE i.run_id = run.run_id AND i.kind = 'cancel')"
+            " ORDER BY run_id LIMIT $6 FOR NO KEY UPDATE",
+            tenant,
+            agent,
+            list(states),
+            json.dumps(dict(labels)),
+            after,
+            limit,
+        )
+        return [identity_of(row) for row in rows]
+
+    async def in_inbox(self, conn: Any, run_id: str, kinds: Sequence[InboxKind]) -> int:
+        """How many items of these kinds wait in a run's inbox; of all kinds when none is named."""
+        return await conn.fetchval(
+            "SELECT count(*) FROM run_inbox WHERE run_id = $1 AND (cardinality($2::text[]) = 0 OR kind = ANY($2))",
+            run_id,
+            list(kinds),
+        )
+
+    async def put_in_inbox(self, conn: Any, run: RunIdentity, kind: InboxKind, body: Mapping[str, JsonValue]) -> None:
         """Leave something for the worker, and make a parked run due. The run's row is locked."""
         sealed = await self._journal.seal(conn, run, dict(body))
         await conn.execute("INSERT INTO run_inbox (run_id, kind, body) VALUES ($1, $2, $3)", run.run_id, kind, sealed)
         await conn.execute(
-            "UPDATE run SET state = 'QUEUED', wake_at = now(), update_time = now()"
-            " WHERE run_id = $1 AND state NOT IN ('RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED')",
+            # A worker of the first release reads only two kinds: the others raise what a worker must be able to read.
+            "UPDATE run SET journal_version = CASE WHEN $2 THEN journal_version ELSE greatest(journal_version, 2) END,"
+            " state = CASE WHEN state = 'RUNNING' THEN state ELSE 'QUEUED' END,"
+            " wake_at = CASE WHEN state = 'RUNNING' THEN wake_at ELSE now() END, update_time = now()"
+            " WHERE run_id = $1 AND end_time IS NULL",
             run.run_id,
+            kind in ("decision", "cancel"),
         )
 
     async def grant(self, conn: Any, run: RunIdentity) -> str:
@@ -176,6 +287,9 @@ class RunStore:
             update_time=row["update_time"],
             end_time=row["end_time"],
             pending_approval_ids=() if row["state"] in TERMINAL_STATES else tuple(row["pending"]),
+            place=_place(row),
+            priority=row["priority"],
+            not_before=row["not_before"],
         )
 
 
@@ -183,7 +297,8 @@ def identity_of(row: Any) -> RunIdentity:
     """The identity in a row of `run`."""
     facts = json.loads(row["caller"])
     caller = Caller(
-        subject=row["subject"],
+        # Whoever forks a run acts in it, but what it holds stays the subject's of the run that was forked.
+        subject=facts.get("subject", row["subject"]),
         tenant=row["tenant"],
         kind=cast(Literal["user", "service"], facts["kind"]),
         roles=frozenset(facts["roles"]),
@@ -193,6 +308,7 @@ def identity_of(row: Any) -> RunIdentity:
         token_id=facts["token_id"],
         expires_at=datetime.max.replace(tzinfo=UTC),
         name=facts["name"],
+        owner=facts.get("owner", ""),
     )
     return RunIdentity(
         run_id=row["run_id"],
@@ -208,8 +324,22 @@ def identity_of(row: Any) -> RunIdentity:
     )
 
 
+def _place(row: Any) -> Place:
+    forked = row["forked_from_run_id"]
+    return Place(
+        root_run_id=row["root_run_id"],
+        parent_run_id=row["parent_run_id"] or "",
+        parent_step=row["parent_step"] or "",
+        depth=row["depth"],
+        forked_from=(forked, row["forked_from_seq"]) if forked else None,
+        schedule=row["schedule"],
+    )
+
+
 def _caller_facts(caller: Caller) -> dict[str, JsonValue]:
     return {
+        "subject": caller.subject,
+        "owner": caller.owner,
         "kind": caller.kind,
         "roles": list[JsonValue](sorted(caller.roles)),
         "groups": list[JsonValue](sorted(caller.groups)),
