@@ -1,9 +1,10 @@
 """Canonical JSON (RFC 8785): one value, one text, so that digests can be compared."""
 
 import hashlib
-import json
+from contextlib import suppress
 from typing import Any
 
+import orjson
 import rfc8785
 
 from slipway_chassis.errors import InvalidArgument
@@ -16,14 +17,15 @@ class NotCanonical(InvalidArgument):
 
 
 _LARGEST = 2**53 - 1
-# Without floats, and with keys in ASCII only (where code points sort like UTF-16), this is RFC 8785, ten times as fast.
-_encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
 def canonical_json(value: Any) -> bytes:
     """RFC 8785 text of a JSON value. Raises NotCanonical if there is none."""
     try:
-        return _encoder.encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)
+        if _is_plain(value):
+            with suppress(orjson.JSONEncodeError):  # nested too deeply for it, or no Unicode
+                return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise NotCanonical(f"value has no canonical JSON: {error}") from error
 
@@ -34,6 +36,7 @@ def digest(value: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
+    """Without floats, and with keys in ASCII only (where bytes sort like UTF-16), orjson writes RFC 8785."""
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return True
