@@ -8,7 +8,7 @@ SHA-256(salt ‖ canonical event); a run's journal is chained by ``prev``, the c
 On the bus (topic ``audit.events``, message id = event id) the body is ``{"event": <canonical text>, "salt": <hex>,
 "commitment": <hex>}``. The commitment also stands in the header ``commitment``, and type and run in ``event-type`` and
 ``run-id``: if the subject is erased before the event was published, the body is ``{"erased": true, "id": …}``, and the
-log can still take the leaf.
+log can still take the leaf. The outbox keeps an event until the log has said that it holds it.
 """
 
 import hashlib
@@ -58,8 +58,9 @@ class EventOutbox(Protocol):
         subject: str = "",
         headers: Mapping[str, str] | None = None,
         ordering_key: str = "",
+        receipt: bool = False,
     ) -> None:
-        """Add a message in the transaction of ``conn``."""
+        """Add a message in the transaction of ``conn``; with ``receipt`` it stays until its consumer has it."""
         ...
 
 
@@ -137,6 +138,7 @@ class Evidence:
             subject=subject,
             headers=headers,
             ordering_key=sealed.run_id or "",
+            receipt=True,
         )
 
 

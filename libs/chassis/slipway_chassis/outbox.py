@@ -4,6 +4,10 @@ At least once: a relay that dies between the broker's confirmation and the delet
 same message id. Rows of one ordering key are published one after the other; that is order at best effort, for two
 relays may hold neighbouring rows.
 
+A row goes when the bus has confirmed the message. One that asks for a receipt stays until its consumer says that it has
+committed it (`slipway_chassis.receipts`), and is published again when none came: purged queues and a broker whose disk
+was lost cost nothing but time.
+
 Bodies with a subject lie encrypted under the subject's key and are opened when they are published. If the subject was
 erased meanwhile, the message still goes out, so that nobody waits for it in vain: with its headers, the header
 ``erased`` = ``true``, and the body ``{"erased": true, "id": <message id>}``.
@@ -25,10 +29,19 @@ from slipway_chassis.crypto import SubjectErased, SubjectKeys
 from slipway_chassis.errors import Unavailable
 from slipway_chassis.logs import get_logger
 from slipway_chassis.postgres import after_commit, transaction
+from slipway_chassis.receipts import CHANNEL as RECEIPTS
 
 _log = get_logger(__name__)
 _backlog = Gauge("slipway_outbox_backlog", "Messages that wait for the bus", registry=telemetry.registry)
 _oldest = Gauge("slipway_outbox_oldest_seconds", "Age of the oldest waiting message", registry=telemetry.registry)
+_unreceipted = Gauge(
+    "slipway_outbox_unreceipted",
+    "Messages on the bus whose consumer has not said it has them",
+    registry=telemetry.registry,
+)
+_again = Counter(
+    "slipway_outbox_published_again", "Messages published again for want of a receipt", registry=telemetry.registry
+)
 _published = Counter("slipway_outbox_published", "Messages the bus confirmed", ["topic"], registry=telemetry.registry)
 _failures = Counter("slipway_outbox_failures", "Messages the bus did not take", ["topic"], registry=telemetry.registry)
 
@@ -39,13 +52,27 @@ _PUBLISH_TIMEOUT = 10.0
 _BATCH_TIME = 20.0  # seconds after which a batch begins no more messages: its transaction must not stay open for long
 _MOST_RETRY = 300.0  # seconds between attempts at a message that the bus refuses by itself
 _BROKER_RETRY_MOST = 5.0  # seconds between attempts while the broker is away
+_RECEIPT_WAIT = 60.0  # seconds for a receipt before the message is published again; doubled each time
+_RECEIPT_WAIT_MOST = 3600.0
+_REMEMBERED = 200_000  # messages of this relay that wait for receipts; others are found when they are published again
 
 # TimeoutError is an OSError.
 _INTERRUPTIONS = (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _CLAIM = """
-SELECT id, message_id, topic, ordering_key, tenant, subject, headers, body
-FROM outbox WHERE next_attempt_time <= now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+SELECT id, message_id, topic, ordering_key, tenant, subject, headers, body, receipt
+FROM outbox WHERE published_time IS NULL AND next_attempt_time <= now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+_AWAIT_RECEIPT = """
+UPDATE outbox SET attempts = attempts + 1, published_time = now(),
+    next_attempt_time = now() + make_interval(secs => least($2, $3 * power(2, least(attempts, 20))))
+WHERE id = ANY($1)
+"""
+_AGAIN = """
+UPDATE outbox SET published_time = NULL WHERE id IN (
+    SELECT id FROM outbox WHERE published_time IS NOT NULL AND next_attempt_time <= now()
+    ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
+RETURNING id
 """
 _POSTPONE = """
 UPDATE outbox SET attempts = attempts + 1,
@@ -57,12 +84,16 @@ WHERE id = ANY($1)
 class Outbox:
     """The outbox of one database and the relay that empties it."""
 
-    def __init__(self, pool: asyncpg.Pool, bus: Bus, keys: SubjectKeys) -> None:
+    def __init__(self, pool: asyncpg.Pool, bus: Bus, keys: SubjectKeys, *, receipt_wait: float = _RECEIPT_WAIT) -> None:
+        """``receipt_wait``: seconds after which a message without a receipt is published again."""
         self._pool = pool
         self._bus = bus
         self._keys = keys
+        self._receipt_wait = receipt_wait
         self._wake = asyncio.Event()
         self._relaying = False
+        # Published by this relay and not receipted: message id to row.
+        self._out: dict[str, int] = {}
 
     async def add(
         self,
@@ -75,16 +106,18 @@ class Outbox:
         subject: str = "",
         headers: Mapping[str, str] | None = None,
         ordering_key: str = "",
+        receipt: bool = False,
     ) -> None:
         """Add a message in the transaction of ``conn``; the current trace goes with it.
 
         ``subject`` is the person whom ``body`` is about: it is then encrypted at rest. Messages of one ``ordering_key``
-        go out in the order in which they were added.
+        go out in the order in which they were added. With ``receipt`` the message stays until its consumer has
+        committed it.
         """
         stored = await self._keys.encrypt(conn, tenant, subject, body) if subject else body
         await conn.execute(
-            "INSERT INTO outbox (message_id, topic, ordering_key, tenant, subject, headers, body)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO outbox (message_id, topic, ordering_key, tenant, subject, headers, body, receipt)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             message_id,
             topic,
             ordering_key,
@@ -92,6 +125,7 @@ class Outbox:
             subject,
             json.dumps({**telemetry.inject(), **(headers or {})}),
             stored,
+            receipt,
         )
         # NOTIFY makes commits of the whole database queue behind one lock, flush included. So it is used only where
         # this process cannot wake the relay by itself.
@@ -102,20 +136,49 @@ class Outbox:
         """Publish what is in the outbox, until cancelled. Goes on over restarts of database and broker."""
         self._relaying = True
         retry = 0.0
+        receiving = asyncio.create_task(self._receive())
         try:
             while True:
+                _heed_cancellation()
                 try:
                     async with self._listening() as lost:
                         while not lost.is_set():
+                            await self._publish_again()
                             if await self._drain():
                                 retry = 0.0
-                            await self._wait(_SWEEP)
+                            if not lost.is_set():  # it may have happened while the batch cleared the wake-up
+                                await self._wait(_SWEEP)
                 except _INTERRUPTIONS as error:
+                    _heed_cancellation()
                     retry = min(max(retry * 2, 0.2), _BROKER_RETRY_MOST)
                     _log.warning("outbox.interrupted", error=type(error).__name__, reason=str(error), retry_in=retry)
                     await asyncio.sleep(retry)
         finally:
             self._relaying = False
+            receiving.cancel()
+            await asyncio.wait({receiving})
+
+    async def _receive(self) -> None:
+        """Remove what its consumers have, until cancelled."""
+        while True:
+            try:
+                async with self._bus.subscribe(RECEIPTS) as receipts:
+                    async for data in receipts:
+                        rows = sorted(
+                            self._out.pop(message_id) for message_id in json.loads(data) if message_id in self._out
+                        )
+                        if rows:
+                            await self._pool.execute("DELETE FROM outbox WHERE id = ANY($1)", rows)
+            except _INTERRUPTIONS as error:
+                _heed_cancellation()
+                _log.info("outbox.receipts_interrupted", error=type(error).__name__)
+            await asyncio.sleep(1)
+
+    async def _publish_again(self) -> None:
+        rows = await self._pool.fetch(_AGAIN)
+        if rows:
+            _again.inc(len(rows))
+            _log.warning("outbox.published_again", messages=len(rows))
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncGenerator[asyncio.Event]:
@@ -136,10 +199,12 @@ class Outbox:
             yield lost
         finally:
             # A lost connection is no longer the pool's, and refuses all of this; that must not hide why we leave.
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.remove_termination_listener(on_termination)
-                await connection.remove_listener(_CHANNEL, on_notify)
-            await self._pool.release(connection)
+            try:
+                with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    connection.remove_termination_listener(on_termination)
+                    await connection.remove_listener(_CHANNEL, on_notify)
+            finally:
+                await self._pool.release(connection)
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -168,6 +233,10 @@ class Outbox:
             if not rows:
                 return 0, 0
             messages = [await self._message(conn, row) for row in rows]
+            # A receipt may come before this transaction ends; its deletion then waits for the row.
+            kept = {row["id"]: row["message_id"] for row in rows if row["receipt"]}
+            if len(self._out) < _REMEMBERED:
+                self._out.update((message_id, row_id) for row_id, message_id in kept.items())
             chains: dict[str, list[int]] = {}
             for position, row in enumerate(rows):
                 key = f"key:{row['ordering_key']}" if row["ordering_key"] else f"id:{row['id']}"
@@ -175,8 +244,10 @@ class Outbox:
             results = await asyncio.gather(*(self._publish_chain(chain, messages) for chain in chains.values()))
             done = [rows[position]["id"] for confirmed, _, _ in results for position in confirmed]
             refused = [rows[position]["id"] for _, failed, _ in results for position in failed]
-            if done:
-                await conn.execute("DELETE FROM outbox WHERE id = ANY($1)", done)
+            if gone := [row_id for row_id in done if row_id not in kept]:
+                await conn.execute("DELETE FROM outbox WHERE id = ANY($1)", gone)
+            if out := [row_id for row_id in done if row_id in kept]:
+                await conn.execute(_AWAIT_RECEIPT, out, _RECEIPT_WAIT_MOST, self._receipt_wait)
             if refused:
                 await conn.execute(_POSTPONE, refused, _MOST_RETRY)
         away = next((error for _, _, error in results if error is not None), None)
@@ -222,6 +293,17 @@ class Outbox:
         return Message(row["message_id"], row["topic"], body, row["tenant"], headers)
 
     async def _measure(self) -> None:
-        row = await self._pool.fetchrow("SELECT count(*) AS waiting, now() - min(create_time) AS age FROM outbox")
+        row = await self._pool.fetchrow(
+            "SELECT count(*) FILTER (WHERE published_time IS NULL) AS waiting, count(published_time) AS out,"
+            " now() - min(create_time) FILTER (WHERE published_time IS NULL) AS age FROM outbox"
+        )
         _backlog.set(row["waiting"])
+        _unreceipted.set(row["out"])
         _oldest.set(row["age"].total_seconds() if row["age"] else 0.0)
+
+
+def _heed_cancellation() -> None:
+    """Asyncpg may raise what a lost connection raises where the task was cancelled meanwhile, and hide that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -15,6 +15,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.errors import Unavailable
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.postgres import migrate, open_pool, transaction
+from slipway_chassis.receipts import Receipts
 from slipway_testkit.servers.postgres import embedded_postgres
 
 Eventually = Callable[..., Awaitable[Any]]
@@ -31,6 +32,15 @@ class Taken:
         if (error := self.refuse(message)) is not None:
             raise error
         self.messages.append(message)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, _channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def nothing() -> AsyncIterator[bytes]:
+            await asyncio.Event().wait()
+            yield b""
+
+        async with contextlib.aclosing(nothing()) as messages:
+            yield messages
 
 
 @pytest.fixture
@@ -295,3 +305,30 @@ async def test_a_relay_whose_connection_was_lost_listens_again_and_can_still_be_
             await elsewhere.add(conn, "t", b"1", message_id="m1", tenant="acme")
         await eventually(lambda: taken.messages, timeout=2)
         assert await pool.fetchval(terminate) == 1
+
+
+async def test_a_message_with_a_receipt_stays_until_its_consumer_has_it(
+    pool: asyncpg.Pool, keys: SubjectKeys, bus_url: str, eventually: Eventually
+) -> None:
+    bus = await open_bus(bus_url, namespace=f"t{uuid.uuid4().hex[:8]}")
+    outbox, receipts = Outbox(pool, bus, keys, receipt_wait=0.2), Receipts(bus)
+    deliveries: list[str] = []
+
+    async def handler(message: Message, _: int) -> None:
+        deliveries.append(message.id)
+        if len(deliveries) > 1:  # the first is as good as purged: nobody says that they have it
+            receipts.give([message.id])
+
+    consumer = asyncio.create_task(bus.consume("t", "g", handler))
+    telling = asyncio.create_task(receipts.run())
+    async with relaying(outbox):
+        async with transaction(pool) as conn:
+            await outbox.add(conn, "t", b"1", message_id="m1", tenant="acme", receipt=True)
+        await eventually(lambda: len(deliveries) >= 2, timeout=30)
+        await eventually(lambda: _none_waits(pool), timeout=30)
+    assert set(deliveries) == {"m1"}
+    for task in (consumer, telling):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await bus.close()

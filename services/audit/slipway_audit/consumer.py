@@ -5,6 +5,7 @@ from slipway_chassis import telemetry
 from slipway_chassis.bus import Bus, Message
 from slipway_chassis.errors import SlipwayError
 from slipway_chassis.logs import get_logger
+from slipway_chassis.receipts import Receipts
 
 from slipway_audit.leaf import parse_leaf
 from slipway_audit.sequencer import Sequencer
@@ -20,11 +21,17 @@ _dead = Counter(
 
 
 class EventConsumer:
-    """Consumes `audit.events`. An event that the log cannot take ends among the dead letters, with the reason."""
+    """Consumes `audit.events`. An event that the log cannot take ends among the dead letters, with the reason.
 
-    def __init__(self, bus: Bus, sequencer: Sequencer, max_deliveries: int = MAX_DELIVERIES) -> None:
+    Its sender is told then as well: the dead letters keep it.
+    """
+
+    def __init__(
+        self, bus: Bus, sequencer: Sequencer, receipts: Receipts, max_deliveries: int = MAX_DELIVERIES
+    ) -> None:
         self._bus = bus
         self._sequencer = sequencer
+        self._receipts = receipts
         self._max_deliveries = max_deliveries
 
     async def run(self) -> None:
@@ -40,6 +47,7 @@ class EventConsumer:
             reason = error.reason if isinstance(error, SlipwayError) else type(error).__name__
             if deliveries >= self._max_deliveries:
                 _dead.labels(reason).inc()
+                self._receipts.give([message.id])
                 _log.error(
                     "audit.event_given_up",
                     message_id=message.id,

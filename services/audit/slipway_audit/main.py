@@ -1,6 +1,7 @@
 """Entry point: `python -m slipway_audit.main`. Reads the environment and wires the service together."""
 
 import sys
+from collections.abc import Sequence
 
 import grpc
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
@@ -11,6 +12,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_evidence.note import SignerKey
@@ -41,8 +43,14 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
     policy = PolicyEngine(settings.policy_dir)
     store, head_store = LogStore(database, keys), HeadStore(database)
     checkpointer = Checkpointer(head_store, heads, key)
-    sequencer = Sequencer(store, checkpointer.notify)
-    consumer = EventConsumer(bus, sequencer)
+    receipts = Receipts(bus)
+
+    def appended(tenant: str, event_ids: Sequence[str]) -> None:
+        checkpointer.notify(tenant)
+        receipts.give(event_ids)
+
+    sequencer = Sequencer(store, appended)
+    consumer = EventConsumer(bus, sequencer, receipts)
     export = EvidenceExport(store, checkpointer)
     reader = AuditReader(store, ReadingStore(database, Evidence("audit", outbox)), export, policy)
 
@@ -65,6 +73,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
         background={
             "sequencer": sequencer.run,
             "events": consumer.run,
+            "receipts": receipts.run,
             "checkpoints": checkpointer.run,
             "outbox-relay": outbox.relay,
         },

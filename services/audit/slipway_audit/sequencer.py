@@ -39,8 +39,8 @@ _Item = tuple[Leaf, "asyncio.Future[None]"]
 class Sequencer:
     """Gathers what is waiting and appends it, a batch per tenant at a time."""
 
-    def __init__(self, store: LogStore, appended: Callable[[str], None]) -> None:
-        """`appended` is told the tenant after each commit."""
+    def __init__(self, store: LogStore, appended: Callable[[str, Sequence[str]], None]) -> None:
+        """`appended` is told the tenant and the ids that its log holds after each commit."""
         self._store = store
         self._tell = appended
         self._queues: dict[str, deque[_Item]] = {}
@@ -104,7 +104,7 @@ class Sequencer:
             for item in batch:
                 await self._append_batch(tenant, [item])
             return
-        self._tell(tenant)
+        self._tell(tenant, [leaf.event_id for leaf, _ in batch if not any(leaf is one for one in conflicts)])
         for leaf, future in batch:
             if any(leaf is one for one in conflicts):
                 _conflicts.inc()

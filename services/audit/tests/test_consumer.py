@@ -11,6 +11,8 @@ import pytest
 from audit_testing.service import Audit
 from audit_testing.writing import RUN, Writer, message
 from slipway_chassis.bus import DEAD_REASON, Message
+from slipway_chassis.outbox import Outbox
+from slipway_chassis.postgres import transaction
 from slipway_evidence.checkpoint import open_checkpoint
 from slipway_evidence.verify import Outcome, verify
 
@@ -53,6 +55,25 @@ async def test_redelivered_and_replayed_events_are_appended_once(audit_on_bus: A
     await eventually(lambda: size(audit, "globex"), timeout=30)
     await eventually(lambda: size(audit), timeout=30)
     assert await size(audit) == len(writer.messages)
+
+
+async def test_outboxes_keep_events_until_the_log_holds_them(audit_on_bus: Audit, eventually: Wait) -> None:
+    audit, writer = audit_on_bus, Writer().run()
+    lost = spoil(writer.messages[1], commitment="00" * 32)  # ends among the dead letters, which keep it
+    sent = [*writer.messages[:1], lost, *writer.messages[2:]]
+    outbox = Outbox(audit.pool, audit.bus, audit.keys)
+    async with transaction(audit.pool) as conn:
+        for one in sent:
+            await outbox.add(
+                conn, one.topic, one.body, message_id=one.id, tenant=one.tenant, headers=one.headers, receipt=True
+            )
+
+    async def empty() -> bool:
+        return await audit.pool.fetchval("SELECT count(*) FROM outbox") == 0
+
+    await eventually(empty, timeout=30)
+    assert await size(audit) == len(sent) - 1
+    assert [one.id for one in await audit.bus.dead_letters("audit.events", "audit", 10)] == [lost.id]
 
 
 def body(one: Message) -> dict[str, Any]:

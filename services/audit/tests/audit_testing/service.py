@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from slipway_chassis.interceptors import ServerInterceptor
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.receipts import Receipts
 from slipway_chassis.tokens import CallerTokenVerifier
 from slipway_evidence.note import SignerKey, VerifierKey
 
@@ -89,7 +90,13 @@ async def running(
     outbox = Outbox(pool, bus, keys)
     store, heads = LogStore(pool, keys), HeadStore(pool)
     checkpointer = Checkpointer(heads, HeadsFolder(folder), key)
-    sequencer = Sequencer(store, checkpointer.notify)
+    receipts = Receipts(bus)
+
+    def appended(tenant: str, event_ids: Sequence[str]) -> None:
+        checkpointer.notify(tenant)
+        receipts.give(event_ids)
+
+    sequencer = Sequencer(store, appended)
     export = EvidenceExport(store, checkpointer)
     reader = AuditReader(store, ReadingStore(pool, Evidence("audit", outbox)), export, PolicyEngine(policy_dir))
     server = grpc.aio.server(interceptors=[ServerInterceptor(CallerTokenVerifier(signing.jwks_file))])
@@ -98,8 +105,8 @@ async def running(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = connect(f"127.0.0.1:{port}")
-    consumer = EventConsumer(bus, sequencer, max_deliveries=2)
-    loops = (sequencer.run, consumer.run, checkpointer.run, outbox.relay)
+    consumer = EventConsumer(bus, sequencer, receipts, max_deliveries=2)
+    loops = (sequencer.run, consumer.run, checkpointer.run, outbox.relay, receipts.run)
     tasks = [asyncio.create_task(loop()) for loop in loops]
     try:
         yield Audit(
