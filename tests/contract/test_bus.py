@@ -69,6 +69,21 @@ async def test_single_consumer_gets_messages_in_the_order_of_publishing(bus, con
     assert [seen for seen in inbox.ids if seen != "mwarm-up"] == [f"m{number}" for number in range(50)]
 
 
+async def test_messages_published_together_keep_their_order_and_one_that_is_refused_stops_no_other(
+    bus, consumers, eventually
+):
+    inbox = Inbox()
+    consumers.start(bus.consume(TOPIC, GROUP, inbox, concurrency=1))
+    await eventually(lambda: groups_exist(bus, inbox))
+    messages = [message(number) for number in range(60)]
+    messages[20] = message("large", bytes(MAX_BODY_BYTES + 1))
+    outcomes = await bus.publish_all(messages)
+    assert [place for place, outcome in enumerate(outcomes) if outcome is not None] == [20]
+    assert isinstance(outcomes[20], MessageTooLarge)
+    await eventually(lambda: "m59" in inbox.ids)
+    assert [seen for seen in inbox.ids if seen != "mwarm-up"] == [f"m{n}" for n in range(60) if n != 20]
+
+
 async def test_every_group_gets_every_message(bus, consumers, eventually):
     workers, auditors = Inbox(), Inbox()
     consumers.start(bus.consume(TOPIC, GROUP, workers))

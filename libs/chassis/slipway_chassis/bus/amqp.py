@@ -11,7 +11,7 @@ node was killed (SIGKILL, power) does not come back, with what it had confirmed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
 from aio_pika.abc import AbstractChannel, AbstractExchange
@@ -21,7 +21,7 @@ from slipway_chassis.bus.amqp_broadcast import AmqpBroadcast
 from slipway_chassis.bus.amqp_consumer import QueueConsumer
 from slipway_chassis.bus.amqp_link import AMQP_ERRORS, AmqpLink, cancellation_told_apart, tolerated
 from slipway_chassis.bus.amqp_topology import Names, declare_dead, declare_group, declare_topic, decode, encode
-from slipway_chassis.bus.message import Message, check_group, check_name, check_publishable
+from slipway_chassis.bus.message import Message, MessageTooLarge, check_group, check_name, check_publishable
 from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.errors import Unavailable
 
@@ -57,6 +57,18 @@ class AmqpBus:
             await self._publish(message)
         except AMQP_ERRORS as error:
             raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
+
+    async def publish_all(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """See Bus.publish_all. They go out one after the other on one channel; the confirms are awaited together."""
+
+        async def outcome(message: Message) -> Exception | None:
+            try:
+                await self.publish(message)
+            except (Unavailable, MessageTooLarge, ValueError) as error:
+                return error
+            return None
+
+        return list(await asyncio.gather(*(outcome(message) for message in messages)))
 
     async def _publish(self, message: Message) -> None:
         with cancellation_told_apart():

@@ -1,6 +1,6 @@
 """The seam: what every bus adapter offers."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -17,6 +17,13 @@ class Bus(Protocol):
         """Hands `message` to the broker; returns when it has confirmed.
 
         Raises Unavailable when it did not (the message may have arrived nevertheless), MessageTooLarge, ValueError.
+        """
+        ...
+
+    async def publish_all(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """Hands all `messages` to the broker, in order, and waits for it once.
+
+        Answers with what `publish` would have raised, or None, for each of them; one that is refused stops no other.
         """
         ...
 

@@ -3,7 +3,7 @@
 Confirmed means: appended to the stream, and as durable as the server's append-only file makes it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
-from slipway_chassis.bus.message import Message, check_group, check_name, check_publishable
+from slipway_chassis.bus.message import Message, MessageTooLarge, check_group, check_name, check_publishable
 from slipway_chassis.bus.protocol import Handler
 from slipway_chassis.bus.valkey_broadcast import ValkeyBroadcast
 from slipway_chassis.bus.valkey_consumer import StreamConsumer
@@ -49,6 +49,30 @@ class ValkeyBus:
             await self._commands.xadd(stream_key(self._namespace, message.topic), encode_entry(message))
         except RedisError as error:
             raise Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed") from error
+
+    async def publish_all(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """See Bus.publish_all. One round trip."""
+        outcomes: list[Exception | None] = [None] * len(messages)
+        sent: list[int] = []
+        pipeline = self._commands.pipeline(transaction=False)
+        for place, message in enumerate(messages):
+            try:
+                check_publishable(message)
+                pipeline.xadd(stream_key(self._namespace, message.topic), encode_entry(message))
+                sent.append(place)
+            except (MessageTooLarge, ValueError) as error:
+                outcomes[place] = error
+        try:
+            answers: list[object] = await pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            answers = [error] * len(sent)
+        for place, answer in zip(sent, answers, strict=True):
+            if isinstance(answer, Exception):
+                message = messages[place]
+                failure = Unavailable(f"bus: message {message.id} for {message.topic} was not confirmed")
+                failure.__cause__ = answer
+                outcomes[place] = failure
+        return outcomes
 
     async def consume(
         self, topic: str, group: str, handler: Handler, *, concurrency: int = 8, max_deliveries: int = 5
