@@ -24,10 +24,10 @@ from slipway_router.budgets import Payers, exhausted
 from slipway_router.call_record import CallRecord
 from slipway_router.catalogue import Model
 from slipway_router.chat import Record
+from slipway_router.eligibility import most_cost
 from slipway_router.evidence_data import MODEL_CALL, event_data
 from slipway_router.group_commit import GroupCommit
 from slipway_router.holds import Hold
-from slipway_router.routing import most_cost
 
 _log = get_logger(__name__)
 _RESERVE_PATIENCE = 5.0

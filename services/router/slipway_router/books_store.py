@@ -18,6 +18,7 @@ from slipway_chassis.postgres import domain_errors, transaction
 
 from slipway_router.books import ClosedAccount, Refusal, Reservation
 from slipway_router.call_record import CallRecord
+from slipway_router.decision import recorded
 
 
 class Lane:
@@ -176,6 +177,7 @@ def _account(account: ClosedAccount) -> dict[str, Any]:
         "latency_ms": record.latency_ms,
         "labels": dict(record.labels),
         "event_id": account.event.event_id,
+        "decision": recorded(record.plan) if record.plan else None,
     }
     holds = [{"id": str(hold.hold_id), "cost": str(hold.cost), "state": "done"} for hold in record.holds]
     return {"usage": usage, "holds": holds}

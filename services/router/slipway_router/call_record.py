@@ -12,8 +12,9 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.ids import new_id
 
 from slipway_router.chat import Effect, Spent
+from slipway_router.eligibility import Candidate
 from slipway_router.holds import Hold
-from slipway_router.routing import Candidate, Plan
+from slipway_router.routing import Plan
 from slipway_router.tokens import TokenCount, estimated_tokens
 
 Operation = Literal["chat", "embeddings"]
@@ -31,6 +32,8 @@ class AttemptNote:
     outcome: str
     status: int | None
     latency_ms: int
+    hedge: bool = False
+    """Started beside another one that was slow."""
 
 
 @dataclass(slots=True)

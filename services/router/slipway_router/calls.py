@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from slipway_chassis.caller import Caller
 from slipway_chassis.errors import InvalidArgument, SlipwayError
-from slipway_chassis.policy import PolicyDecision, Resource
 
 from slipway_router import evidence_data, metrics
 from slipway_router.accounts import Accounts
@@ -29,8 +28,11 @@ from slipway_router.chat import (
     TextDelta,
     Vectors,
 )
+from slipway_router.demand import Demand, with_residency
 from slipway_router.failover import AttemptTimes, Failover, Underway
-from slipway_router.routing import Demand, Plan, plan, refusal
+from slipway_router.measurements import Measurements
+from slipway_router.permissions import ModelPermissions
+from slipway_router.routing import Plan, plan, refusal
 from slipway_router.wire.pool import WirePool
 
 
@@ -38,13 +40,6 @@ class TenantRequired(InvalidArgument):
     """The caller acts for no tenant, so nobody could be billed."""
 
     reason = "TENANT_REQUIRED"
-
-
-class Policy(Protocol):
-    """The policy engine, as far as it is used here."""
-
-    def decide(self, caller: Caller, action: str, resource: Resource) -> PolicyDecision: ...
-    def authorize(self, caller: Caller, action: str, resource: Resource) -> PolicyDecision: ...
 
 
 class Ledger(Protocol):
@@ -75,7 +70,8 @@ class ModelCalls:
         self,
         *,
         catalogue: Callable[[], Catalogue],
-        policy: Policy,
+        permissions: ModelPermissions,
+        measurements: Measurements,
         failover: Failover,
         sticky: StickySessions,
         pool: WirePool,
@@ -83,16 +79,22 @@ class ModelCalls:
         ledger: Ledger,
     ) -> None:
         self._catalogue = catalogue
-        self._policy = policy
+        self._permissions = permissions
+        self._measurements = measurements
         self._failover = failover
         self._sticky = sticky
         self._pool = pool
         self._accounts = accounts
         self._ledger = ledger
 
-    async def explain(self, caller: Caller, demand: Demand, session_id: str = "") -> Plan:
+    async def explain(self, caller: Caller, request: ChatRequest) -> Plan:
         """The plan for a request that is not sent."""
-        made = plan(self._catalogue(), demand, lambda model: self._policy.decide(caller, *use_of(caller, model)))
+        return await self._planned(caller, Demand.of_chat(request), request.session_id)
+
+    async def _planned(self, caller: Caller, demand: Demand, session_id: str) -> Plan:
+        catalogue = self._catalogue()
+        demand = with_residency(demand, catalogue, caller.tenant, caller.act)
+        made = plan(catalogue, demand, self._permissions.of(caller, catalogue), self._measurements.current())
         return await self._sticky.ordered(made, caller.tenant, session_id)
 
     async def chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
@@ -269,14 +271,12 @@ class ModelCalls:
         return opened
 
     async def _plan(self, caller: Caller, record: CallRecord, demand: Demand, session_id: str = "") -> Plan:
-        made = record.plan = await self.explain(caller, demand, session_id)
+        made = record.plan = await self._planned(caller, demand, session_id)
         if made.candidates:
             return made
         refused = refusal(made)
         if refused is None:
-            # The engine's own error names action, resource and policies.
-            self._policy.authorize(caller, *use_of(caller, made.left_out[0].model))
-            raise RuntimeError("the policy engine denies and allows the same")
+            self._permissions.refuse(caller, made.left_out[0].model)
         raise refused
 
 
@@ -294,12 +294,6 @@ class _Opened:
     async def aclose(self) -> None:
         """Stop the provider."""
         await self._pieces.aclose()
-
-
-def use_of(caller: Caller, model: Model) -> tuple[str, Resource]:
-    """Action and resource that the policy decides on."""
-    facts = {"name": model.name, "provider": model.provider.name, "regions": sorted(model.regions)}
-    return "UseModel", Resource(type="Model", id=model.name, tenant=caller.tenant, attributes=facts)
 
 
 def fingerprint(request: ChatRequest | EmbeddingsRequest) -> bytes:

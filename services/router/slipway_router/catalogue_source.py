@@ -1,6 +1,8 @@
-"""The catalogue in force, taken up again when its file or the secrets file changes."""
+"""The catalogue in force, taken up again when its file, the secrets file or a key file changes."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from slipway_chassis.logs import get_logger
@@ -8,58 +10,84 @@ from slipway_chassis.logs import get_logger
 from slipway_router import metrics
 from slipway_router.catalogue import Catalogue
 from slipway_router.catalogue_file import CatalogueInvalid, load
+from slipway_router.catalogue_resolve import References
 from slipway_router.secrets_file import SecretsInvalid, load_secrets
-from slipway_router.wire.pool import WirePool
 
 _log = get_logger(__name__)
+_LOOK_AGAIN_MS = 5000
+"""A refused file is read again so often: what it refers to may be there by then."""
+
+Loaded = Callable[[Catalogue], Awaitable[None]]
 
 
 class CatalogueSource:
     """Reads the files; an invalid one is refused, and what was in force stays."""
 
-    def __init__(
-        self, catalogue_file: Path, secrets_file: Path | None, settings: Mapping[str, str], pool: WirePool
-    ) -> None:
-        """Load for the first time; raises CatalogueInvalid or SecretsInvalid."""
+    def __init__(self, catalogue_file: Path, secrets_file: Path | None, refers_to: References) -> None:
+        """Load for the first time; raises CatalogueInvalid or SecretsInvalid. `refers_to` without secrets: they are
+        read from `secrets_file` at each load."""
         self._catalogue_file = catalogue_file
         self._secrets_file = secrets_file
-        self._settings = settings
-        self._pool = pool
+        self._refers_to = refers_to
+        self._refused = ""
         self._current = self._load()
 
     def current(self) -> Catalogue:
         """The catalogue in force."""
         return self._current
 
-    async def reload(self) -> bool:
-        """Take up the files as they are now; False (and a log line with the place) if they are refused."""
+    async def reload(self, loaded: Loaded) -> bool:
+        """Take up the files as they are now and tell `loaded`; False (and a log line with the place) if they are
+        refused."""
         try:
-            loaded = self._load()
+            # A large file takes parsing: requests go on meanwhile.
+            catalogue = await asyncio.to_thread(self._load)
         except (CatalogueInvalid, SecretsInvalid) as error:
-            metrics.catalogue_refused.inc()
-            _log.error("catalogue.refused", error=str(error), in_force=self._current.digest)
+            if str(error) != self._refused:
+                self._refused = str(error)
+                metrics.catalogue_refused.inc()
+                _log.error("catalogue.refused", error=self._refused, in_force=self._current.digest)
             return False
-        if loaded != self._current:
-            self._current = loaded
-            _log.info("catalogue.loaded", digest=loaded.digest, models=len(loaded.models), routes=len(loaded.routes))
-        await self._pool.keep(model.provider for model in loaded.models.values())
+        self._refused = ""
+        if catalogue != self._current:
+            self._current = catalogue
+            _log.info(
+                "catalogue.loaded",
+                digest=catalogue.digest,
+                models=len(catalogue.models),
+                routes=len(catalogue.routes),
+            )
+        await loaded(catalogue)
         return True
 
-    async def watch(self) -> None:
+    async def watch(self, loaded: Loaded) -> None:
         """Reload at each change, until cancelled. Folders are watched, for editors and Kubernetes replace files."""
+        while True:
+            await self._watch_files(self._files(), loaded)
+
+    async def _watch_files(self, files: frozenset[Path], loaded: Loaded) -> None:
         from watchfiles import awatch
 
-        files = [file.absolute() for file in (self._catalogue_file, self._secrets_file) if file is not None]
-        # Kubernetes swaps the link `..data` beside the file instead of the file.
+        # Kubernetes swaps the link `..data` beside the files instead of the files.
         names = {file.name for file in files} | {"..data"}
-        async for _ in awatch(
-            *{file.parent for file in files},
+        async for changes in awatch(
+            *{file.parent for file in files if file.parent.is_dir()},
             recursive=False,
             watch_filter=lambda _change, path: Path(path).name in names,
-            rust_timeout=60_000,
+            rust_timeout=_LOOK_AGAIN_MS,
+            yield_on_timeout=True,
         ):
-            await self.reload()
+            if changes or self._refused:
+                await self.reload(loaded)
+            if self._files() != files:
+                return
+
+    def _files(self) -> frozenset[Path]:
+        files = [self._catalogue_file.absolute(), *self._current.key_files]
+        if self._secrets_file is not None:
+            files.append(self._secrets_file.absolute())
+        return frozenset(files)
 
     def _load(self) -> Catalogue:
         secrets = load_secrets(self._secrets_file) if self._secrets_file is not None else {}
-        return load(self._catalogue_file, settings=self._settings, secrets=secrets)
+        return load(self._catalogue_file, replace(self._refers_to, secrets=secrets))

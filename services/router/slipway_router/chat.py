@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from slipway_router.catalogue import Capability, Quality
+from slipway_router.output_checks import NO_CHECKS, OutputChecks
 from slipway_router.tokens import TokenCount
 
 JsonObject: TypeAlias = Mapping[str, Any]
@@ -84,6 +86,12 @@ class ChatRequest:
     effect: Effect | None = None
     request_id: str = ""
     run_max_cost: Decimal | None = None
+    quality: Quality = Quality.ECONOMY
+    max_latency: float | None = None
+    data_classes: frozenset[str] = frozenset()
+    capabilities: frozenset[Capability] = frozenset()
+    checks: OutputChecks = field(default=NO_CHECKS, compare=False, repr=False)
+    """What the answer must be like: made of `tools` and `response_format`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ class EmbeddingsRequest:
     regions: tuple[str, ...] | None = None
     effect: Effect | None = None
     run_max_cost: Decimal | None = None
+    data_classes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

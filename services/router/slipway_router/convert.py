@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,7 @@ from slipway_chassis.errors import InvalidArgument
 from slipway_chassis.money import from_money, to_money
 
 from slipway_router.answers import ChatAnswer, EmbeddingsAnswer
-from slipway_router.catalogue import Model, Route
+from slipway_router.catalogue import CAPABILITIES, QUALITIES, Capability, Quality
 from slipway_router.chat import (
     ChatRequest,
     Effect,
@@ -28,8 +29,7 @@ from slipway_router.chat import (
     TextDelta,
     ToolCall,
 )
-from slipway_router.health import Admission, Gate
-from slipway_router.routing import Plan
+from slipway_router.output_checks import output_checks
 from slipway_router.usage import UsageRow, UsageSum
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -57,6 +57,7 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
     tools = _json(chat.tools_json, "chat.tools_json", list) or []
     if not all(isinstance(tool, dict) and isinstance(tool.get("function"), dict) for tool in tools):
         raise InvalidArgument("each tool is an object with a function", field="chat.tools_json")
+    extra = _extra(chat.extra_json)
     _check_labels(chat)
     max_cost = from_money(chat.max_cost, field="chat.max_cost") if chat.HasField("max_cost") else None
     if max_cost is not None and max_cost < 0:
@@ -73,7 +74,7 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
         tools=tuple(tools),
         tool_choice=_json(chat.tool_choice_json, "chat.tool_choice_json", str | dict),
         response_format=_json(chat.response_format_json, "chat.response_format_json", dict),
-        extra=_extra(chat.extra_json),
+        extra=extra,
         regions=_regions(chat),
         max_cost=max_cost,
         session_id=chat.session_id,
@@ -81,6 +82,11 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
         effect=_effect(chat),
         request_id=chat.request_id,
         run_max_cost=_run_max_cost(chat),
+        quality=_quality(chat.quality),
+        max_latency=_max_latency(chat),
+        data_classes=frozenset(chat.data_classes),
+        capabilities=_capabilities(chat.capabilities),
+        checks=output_checks(chat.tools_json, chat.response_format_json, extra.get("parallel_tool_calls") is False),
     )
 
 
@@ -99,6 +105,7 @@ def embeddings_request(request: pb.CreateEmbeddingsRequest) -> EmbeddingsRequest
         regions=_regions(request),
         effect=_effect(request),
         run_max_cost=_run_max_cost(request),
+        data_classes=frozenset(request.data_classes),
     )
 
 
@@ -152,54 +159,6 @@ def embeddings_response(answer: EmbeddingsAnswer) -> pb.CreateEmbeddingsResponse
         request_id=answer.request_id,
         catalogue_model=answer.catalogue_model,
     )
-
-
-def model_entry(model: Model, admission: Admission) -> pb.Model:
-    """A model of the catalogue."""
-    return pb.Model(
-        name=model.name,
-        provider=model.provider.name,
-        kind=model.kind,
-        regions=sorted(model.regions),
-        context_window=model.context_window,
-        max_output_tokens=model.max_output_tokens,
-        input_price=to_money(model.price.input),
-        output_price=to_money(model.price.output),
-        health="healthy" if admission.gate is Gate.OPEN else "cooling_down",
-    )
-
-
-def route_entry(route: Route, regions: list[str], healthy: bool) -> pb.Model:
-    """A route of the catalogue; `regions` and `healthy` are those of the candidates that the caller may use."""
-    return pb.Model(
-        name=route.name,
-        kind=route.kind,
-        route=True,
-        regions=regions,
-        tasks=list(route.tasks),
-        health="healthy" if healthy else "cooling_down",
-    )
-
-
-def explanation(plan: Plan, admissions: dict[str, Admission]) -> pb.ExplainRouteResponse:
-    """A plan with the reasons; models that cool down are skipped when the request is sent."""
-    response = pb.ExplainRouteResponse(
-        route=plan.route.name if plan.route else "", catalogue_digest=plan.catalogue_digest
-    )
-    skipped: list[pb.RouteCandidate] = []
-    for candidate in plan.candidates:
-        name, admission = candidate.model.name, admissions[candidate.model.name]
-        if admission.gate is Gate.CLOSED:
-            reason = f"cooling down for {admission.retry_after:.0f} s after failures"
-            skipped.append(pb.RouteCandidate(model=name, eligible=False, reason=reason))
-        else:
-            reason = "healthy" if admission.gate is Gate.OPEN else "half open: one call will probe it"
-            response.candidates.append(pb.RouteCandidate(model=name, eligible=True, reason=reason))
-    response.candidates.extend(skipped)
-    response.candidates.extend(
-        pb.RouteCandidate(model=left.model.name, eligible=False, reason=left.reason) for left in plan.left_out
-    )
-    return response
 
 
 def usage_row(row: UsageRow) -> pb.UsageRow:
@@ -334,6 +293,31 @@ def _run_max_cost(request: pb.ChatRequest | pb.CreateEmbeddingsRequest) -> Decim
     if amount < 0:
         raise InvalidArgument("must not be negative", field="run_max_cost")
     return amount
+
+
+def _quality(name: str) -> Quality:
+    if not name:
+        return Quality.ECONOMY
+    if name not in QUALITIES:
+        raise InvalidArgument(f"quality is one of {', '.join(QUALITIES)}", field="chat.quality")
+    return QUALITIES[name]
+
+
+def _max_latency(chat: pb.ChatRequest) -> float | None:
+    if not chat.HasField("max_latency"):
+        return None
+    seconds = chat.max_latency.ToTimedelta().total_seconds()
+    if seconds <= 0:
+        raise InvalidArgument("max_latency must be above 0", field="chat.max_latency")
+    return seconds
+
+
+def _capabilities(names: Iterable[str]) -> frozenset[Capability]:
+    asked = frozenset(names)
+    known: frozenset[Capability] = frozenset(capability for capability in CAPABILITIES if capability in asked)
+    if len(known) < len(asked):
+        raise InvalidArgument(f"capabilities are {', '.join(CAPABILITIES)}", field="chat.capabilities")
+    return known
 
 
 def _tool_call(call: ToolCall) -> pb.ToolCall:

@@ -9,7 +9,10 @@ ProviderFailure
 ├── ProviderAuth               401, 402, 403: the platform's own account is at fault, never the caller's key
 ├── ProviderProtocol           an answer that is not the wire format
 ├── StreamTruncated            a stream that ended without a finish reason
-├── MalformedToolCall          a tool call whose arguments are not a JSON object, or of a tool that was not offered
+├── BadOutput                  an answer that is not the JSON that was asked for
+│   └── MalformedToolCall      a tool call that does not fit its schema, or of a tool that was not offered
+├── ProviderContextTooLong     the model's window is too small: a larger one may do
+├── ContentFiltered            the provider's content policy stopped it: another model only if the route says so
 └── ProviderRejected           400, 413, 422 and other 4xx: the request is wrong wherever it is sent
 """
 
@@ -36,6 +39,30 @@ class NoModelInRegion(FailedPrecondition):
     """No model that applies stays within the regions demanded."""
 
     reason = "NO_MODEL_IN_REGION"
+
+
+class DataClassesInvalid(InvalidArgument):
+    """A data class is demanded that is not in the catalogue."""
+
+    reason = "DATA_CLASSES_INVALID"
+
+
+class NoModelForData(FailedPrecondition):
+    """No model that applies is declared for the classes of data demanded."""
+
+    reason = "NO_MODEL_FOR_DATA_CLASS"
+
+
+class QualityMissing(FailedPrecondition):
+    """No model that applies is of the quality demanded."""
+
+    reason = "NO_MODEL_OF_QUALITY"
+
+
+class LatencyGoalMissed(FailedPrecondition):
+    """Every model that applies is known to be slower than `max_latency`."""
+
+    reason = "MAX_LATENCY_EXCEEDED"
 
 
 class UnknownModel(NotFound):
@@ -129,10 +156,31 @@ class StreamTruncated(ProviderFailure, Unavailable):
     reason = "PROVIDER_STREAM_TRUNCATED"
 
 
-class MalformedToolCall(ProviderFailure, Unavailable):
+class BadOutput(ProviderFailure, Unavailable):
+    """The model's answer is not the JSON that was asked for, or does not fit its schema."""
+
+    reason = "PROVIDER_OUTPUT_INVALID"
+    unhealthy = False
+
+
+class MalformedToolCall(BadOutput):
     """The model asked for a tool in a way that cannot be carried out."""
 
     reason = "PROVIDER_TOOL_CALL_MALFORMED"
+
+
+class ProviderContextTooLong(ProviderFailure, InvalidArgument):
+    """The provider finds the conversation too long for the model; a model with a larger window may take it."""
+
+    reason = "CONTEXT_TOO_LONG"
+    unhealthy = False
+
+
+class ContentFiltered(ProviderFailure, InvalidArgument):
+    """The provider's content policy refuses the request or stopped the answer."""
+
+    reason = "PROVIDER_CONTENT_FILTERED"
+    retryable = False
     unhealthy = False
 
 

@@ -14,10 +14,11 @@ from slipway_router import metrics
 from slipway_router.budgets import BudgetExhausted
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
 from slipway_router.catalogue import Model
+from slipway_router.eligibility import Candidate, affordable
 from slipway_router.errors import ModelsCoolingDown, ProviderFailure
 from slipway_router.health import Admission, Gate
 from slipway_router.holds import Hold
-from slipway_router.routing import Candidate, Plan, affordable
+from slipway_router.routing import Plan
 
 T = TypeVar("T")
 _BACKOFF_SECONDS = 0.25
@@ -68,9 +69,7 @@ class Failover:
         self._health = health
         self._purse = purse
 
-    async def first(  # noqa: PLR0912 - a loop over candidates with one exit each
-        self, plan: Plan, record: CallRecord, start: Start[T]
-    ) -> Underway[T]:
+    async def first(self, plan: Plan, record: CallRecord, start: Start[T]) -> Underway[T]:
         """The first candidate for which `start` returns.
 
         A failure that another model may not share leads on to the next candidate, and so does a budget that has no

@@ -1,5 +1,6 @@
 """Entry point: `python -m slipway_router.main`. Reads the environment and wires the service together."""
 
+import os
 import sys
 from functools import partial
 
@@ -23,8 +24,12 @@ from slipway_router.books import Books
 from slipway_router.books_store import PostgresBooks
 from slipway_router.calls import ModelCalls
 from slipway_router.catalogue_file import CatalogueInvalid
+from slipway_router.catalogue_resolve import References
 from slipway_router.catalogue_source import CatalogueSource
 from slipway_router.failover import Failover
+from slipway_router.measurements import Measurements
+from slipway_router.performance_exchange import PerformanceExchange
+from slipway_router.permissions import ModelPermissions
 from slipway_router.secrets_file import SecretsInvalid
 from slipway_router.servicer import RouterServicer
 from slipway_router.settings import RouterSettings
@@ -39,7 +44,9 @@ async def serve(settings: RouterSettings) -> None:
     telemetry.setup("router", settings.otlp_endpoint, settings.log_level)
     wires = WirePool()
     catalogue = CatalogueSource(
-        settings.catalogue_file, settings.secrets_file, {"local_models_url": settings.local_models_url}, wires
+        settings.catalogue_file,
+        settings.secrets_file,
+        References(settings={"local_models_url": settings.local_models_url}, secrets={}, environment=os.environ),
     )
     database = await open_pool(settings.database_url.get_secret_value())
     await migrate(database, "slipway_router", chassis=("outbox", "effects", "subject_keys"))
@@ -57,11 +64,13 @@ async def serve(settings: RouterSettings) -> None:
     ledger = EffectLedger(database, keys)
     policy = PolicyEngine(settings.policy_dir)
     health = SharedHealth(redis)
+    measurements = Measurements()
     failover = Failover(health, books)
     accounts = Accounts(books, failover)
     calls = ModelCalls(
         catalogue=catalogue.current,
-        policy=policy,
+        permissions=ModelPermissions(policy),
+        measurements=measurements,
         failover=failover,
         sticky=StickySessions(redis),
         pool=wires,
@@ -70,7 +79,7 @@ async def serve(settings: RouterSettings) -> None:
     )
 
     def servicers(server: grpc.aio.Server) -> list[str]:
-        servicer = RouterServicer(calls, store, catalogue, health, policy)
+        servicer = RouterServicer(calls, store, catalogue, health, measurements, policy)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
 
@@ -92,7 +101,8 @@ async def serve(settings: RouterSettings) -> None:
         servicers=servicers,
         background={
             "outbox-relay": outbox.relay,
-            "catalogue-watch": catalogue.watch,
+            "catalogue-watch": partial(catalogue.watch, wires.keep_those_of),
+            "performance-exchange": PerformanceExchange(redis, measurements).run,
             "retention": partial(sweep, database),
         },
         readiness={"postgres": database_answers, "bus": bus.ping},

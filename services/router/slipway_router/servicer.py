@@ -6,21 +6,20 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from slipway.router.v1 import router_pb2 as pb
-from slipway.router.v1 import router_pb2_grpc
-from slipway_chassis.caller import Caller, current_caller
+from slipway_chassis.caller import current_caller
 from slipway_chassis.errors import InvalidArgument
 from slipway_chassis.paging import InvalidPageToken, decode_token, encode_token, page_size
 from slipway_chassis.policy import Resource
 
 from slipway_router import convert
-from slipway_router.calls import ModelCalls, Policy, use_of
-from slipway_router.catalogue import Catalogue
-from slipway_router.health import Admission, Gate
-from slipway_router.routing import Demand
+from slipway_router.calls import ModelCalls
+from slipway_router.measurements import Measurements
+from slipway_router.permissions import Policy
+from slipway_router.servicer_models import CatalogueView, DecisionReader, HealthView, ModelsServicer
 from slipway_router.usage import DIMENSIONS, Dimension, UsageRow, UsageSum, is_dimension
 
 
-class UsageReader(Protocol):
+class UsageReader(DecisionReader, Protocol):
     """Where usage is read from."""
 
     async def page(
@@ -31,29 +30,20 @@ class UsageReader(Protocol):
     ) -> list[UsageSum]: ...
 
 
-class HealthView(Protocol):
-    """Where the health of models is looked up."""
-
-    async def peek(self, model: str) -> Admission: ...
-
-
-class CatalogueView(Protocol):
-    """The catalogue in force."""
-
-    def current(self) -> Catalogue: ...
-
-
-class RouterServicer(router_pb2_grpc.RouterServiceServicer):
-    """Serves RouterService."""
+class RouterServicer(ModelsServicer):
+    """Serves RouterService: calls and usage here, the rest by its bases."""
 
     def __init__(
-        self, calls: ModelCalls, usage: UsageReader, catalogue: CatalogueView, health: HealthView, policy: Policy
+        self,
+        calls: ModelCalls,
+        usage: UsageReader,
+        catalogue: CatalogueView,
+        health: HealthView,
+        measurements: Measurements,
+        policy: Policy,
     ) -> None:
-        self._calls = calls
+        super().__init__(calls, catalogue, health, measurements, usage, policy)
         self._usage = usage
-        self._catalogue = catalogue
-        self._health = health
-        self._policy = policy
 
     async def CreateChatCompletion(
         self, request: pb.CreateChatCompletionRequest, context: Any
@@ -74,24 +64,6 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Vectors for texts."""
         answer = await self._calls.embed(current_caller(), convert.embeddings_request(request))
         return convert.embeddings_response(answer)
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        """Models and routes that the caller may use, by name."""
-        caller = current_caller()
-        size = page_size(request.page_size, 100, 200)
-        after = decode_token(caller.tenant, "ListModels", request.page_token, [str])
-        entries = await self._entries(caller)
-        rest = [entry for entry in entries if after is None or entry.name > str(after[0])]
-        page = rest[:size]
-        token = encode_token(caller.tenant, "ListModels", page[-1].name) if len(rest) > size else ""
-        return pb.ListModelsResponse(models=page, next_page_token=token)
-
-    async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Any) -> pb.ExplainRouteResponse:
-        """Which candidates a request would try, and why others are left out."""
-        chat = convert.chat_request(request.chat, messages_needed=False)
-        plan = await self._calls.explain(current_caller(), Demand.of_chat(chat), chat.session_id)
-        names = [candidate.model.name for candidate in plan.candidates]
-        return convert.explanation(plan, {name: await self._health.peek(name) for name in names})
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: Any) -> pb.ListUsageResponse:
         """Usage rows of the caller's tenant, newest first."""
@@ -116,23 +88,6 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         start, end = convert.moment(request, "start_time"), convert.moment(request, "end_time")
         groups = await self._usage.sums(tenant, dimension, start, end)
         return pb.SummarizeUsageResponse(groups=[convert.usage_group(group) for group in groups])
-
-    async def _entries(self, caller: Caller) -> list[pb.Model]:
-        catalogue = self._catalogue.current()
-        usable = {
-            model.name: model
-            for model in catalogue.models.values()
-            if self._policy.decide(caller, *use_of(caller, model)).allowed
-        }
-        health = {name: await self._health.peek(name) for name in usable}
-        entries = [convert.model_entry(model, health[name]) for name, model in usable.items()]
-        for route in catalogue.routes.values():
-            candidates = [model for model in route.candidates if model.name in usable]
-            if candidates:
-                regions = sorted({region for model in candidates for region in model.regions})
-                healthy = any(health[model.name].gate is not Gate.CLOSED for model in candidates)
-                entries.append(convert.route_entry(route, regions, healthy))
-        return sorted(entries, key=lambda entry: entry.name)
 
     def _may_read_usage(self) -> str:
         caller = current_caller()

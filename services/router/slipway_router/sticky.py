@@ -1,8 +1,8 @@
 """Sessions stay with the model that answered them: its prompt cache knows the conversation.
 
-A session is pinned when another candidate than the first one answered it, and pinned anew when that one fails. A pin
-only changes the order of candidates, never which are eligible. Without Redis there are no pins: calls go by the route's
-order.
+A session is pinned to the model that answered it, and pinned anew when that one fails or no longer fits. Where the
+route keeps its order, a pin is needed only for another model than the first. A pin changes the order of candidates,
+never which are eligible. Without Redis there are no pins: calls go by the route's order.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from slipway_router.routing import Plan
 
 _log = get_logger(__name__)
 _PIN_SECONDS = 3600
-"""Providers keep prompt caches for five minutes to an hour after the last use."""
+"""Since the session's last request: providers keep prompt caches for five minutes to an hour."""
 _FAILURES = (RedisError, OSError, TimeoutError)
 
 
@@ -33,18 +33,22 @@ class StickySessions:
         if not session_id or len(plan.candidates) < 2:
             return plan
         try:
-            pinned = await self._redis.get(self._key(plan, tenant, session_id))
+            pinned = await self._redis.getex(self._key(plan, tenant, session_id), ex=_PIN_SECONDS)
         except _FAILURES as error:
             _log.warning("sticky.degraded", error=type(error).__name__)
             return plan
         name = pinned.decode() if isinstance(pinned, bytes) else pinned
-        # A stable sort: the others keep the route's order.
+        if all(candidate.model.name != name for candidate in plan.candidates):
+            return plan
+        # A stable sort: the others keep their order.
         order = sorted(plan.candidates, key=lambda candidate: candidate.model.name != name)
-        return replace(plan, candidates=tuple(order))
+        return replace(plan, candidates=tuple(order), session_model=name or "")
 
     async def answered(self, plan: Plan, tenant: str, session_id: str, model: str) -> None:
-        """Pin the session to `model`, which answered, if it was not the first in `plan` anyway."""
-        if not session_id or len(plan.candidates) < 2 or plan.candidates[0].model.name == model:
+        """Pin the session to `model`, which answered, unless it is there or would be the first one anyway."""
+        if not session_id or len(plan.candidates) < 2 or plan.session_model == model:
+            return
+        if plan.keeps_order and not plan.session_model and plan.candidates[0].model.name == model:
             return
         try:
             await self._redis.set(self._key(plan, tenant, session_id), model, ex=_PIN_SECONDS)
@@ -53,6 +57,5 @@ class StickySessions:
 
     def _key(self, plan: Plan, tenant: str, session_id: str) -> str:
         # Hashed: session ids are the callers' own words.
-        route = plan.route.name if plan.route else ""
-        name = hashlib.sha256("\0".join((tenant, route, session_id)).encode()).hexdigest()
+        name = hashlib.sha256("\0".join((tenant, plan.scope, session_id)).encode()).hexdigest()
         return f"{self._prefix}:session:{name}"

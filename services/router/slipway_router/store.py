@@ -9,9 +9,11 @@ from typing import Any
 import asyncpg
 from slipway_chassis.postgres import transaction
 
+from slipway_router.call_record import AttemptNote
 from slipway_router.chat import Spent
+from slipway_router.decision import restored
 from slipway_router.tokens import TokenCount
-from slipway_router.usage import Dimension, UsageRow, UsageSum
+from slipway_router.usage import Dimension, SentDecision, UsageRow, UsageSum
 
 _PAGE = """
 SELECT usage_id, request_id, end_time, subject, run_id, requested_model, catalogue_model, returned_model, provider,
@@ -46,6 +48,11 @@ _DIMENSION_SQL: dict[Dimension, str] = {
     "month": "to_char(end_time AT TIME ZONE 'UTC', 'YYYY-MM')",
 }
 _MOST_GROUPS = 1000
+_DECISION = """
+SELECT coalesce(route, '') AS route, decision, attempts, outcome, end_time FROM model_usage
+WHERE tenant = $1 AND request_id = $2 AND decision IS NOT NULL
+ORDER BY end_time DESC, usage_id DESC LIMIT 1
+"""
 
 
 class UsageStore:
@@ -81,6 +88,22 @@ class UsageStore:
                 if found or not await connection.fetchval(_UNWRITTEN, tenant, request_id):
                     return [_row(row) for row in rows]
             await asyncio.sleep(_UNWRITTEN_PAUSE)
+
+    async def decision(self, tenant: str, request_id: str) -> SentDecision | None:
+        """How the model of a call was chosen and how its attempts went; None for an unknown call, and for one that was
+        refused before a choice was made."""
+        # This waits for calls that are being written.
+        await self.page(tenant, request_id=request_id, run_id="", after=None, limit=1)
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_DECISION, tenant, request_id)
+        if row is None:
+            return None
+        return SentDecision(
+            decision=restored(row["route"], json.loads(row["decision"])),
+            attempts=[AttemptNote(**note) for note in json.loads(row["attempts"])],
+            outcome=row["outcome"],
+            end_time=row["end_time"],
+        )
 
     async def sums(
         self, tenant: str, dimension: Dimension, start: datetime | None, end: datetime | None

@@ -1,13 +1,15 @@
 """Usage: one row for each call, and sums of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
 from typing_extensions import TypeIs
 
+from slipway_router.call_record import AttemptNote
 from slipway_router.chat import Spent
+from slipway_router.decision import Decision
 
 Dimension = Literal[
     "model", "subject", "run", "root_run", "agent", "user", "key", "task", "provider", "outcome", "day", "month"
@@ -41,6 +43,16 @@ class UsageRow:
     labels: Mapping[str, str]
     root_run_id: str = ""
     agent_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SentDecision:
+    """The decision on a call, and what came of it."""
+
+    decision: Decision
+    attempts: Sequence[AttemptNote]
+    outcome: str
+    end_time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import pytest
 from slipway.router.v1 import router_pb2 as pb
 from slipway_router.catalogue_file import CatalogueInvalid, load
+from slipway_router.catalogue_resolve import References
 from slipway_router.chat import ChatRequest, Message
 from slipway_router.secrets_file import SecretsInvalid, load_secrets
 from slipway_router.wire.body import chat_body
@@ -43,7 +44,7 @@ routes:
 def read(tmp_path, text):
     file = tmp_path / "models.yaml"
     file.write_text(text)
-    return load(file, settings={"local_models_url": "http://127.0.0.1:9/v1"}, secrets={"local": "s3cret"})
+    return load(file, References(settings={"local_models_url": "http://127.0.0.1:9/v1"}, secrets={"local": "s3cret"}))
 
 
 def test_a_valid_file_resolves_settings_secrets_and_defaults(tmp_path):

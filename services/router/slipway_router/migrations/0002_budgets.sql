@@ -7,6 +7,8 @@ ALTER TABLE model_usage ADD COLUMN cache_write_tokens bigint NOT NULL DEFAULT 0 
 ALTER TABLE model_usage ADD COLUMN image_tokens bigint NOT NULL DEFAULT 0 CHECK (image_tokens >= 0);
 -- Answered from the tenant's cache: nothing was bought.
 ALTER TABLE model_usage ADD COLUMN cached boolean NOT NULL DEFAULT false;
+-- How the model was chosen: decision.py.
+ALTER TABLE model_usage ADD COLUMN decision jsonb;
 -- A call that is written twice (the answer of the first commit was lost) is written once.
 CREATE UNIQUE INDEX model_usage_event ON model_usage (event_id);
 
@@ -35,10 +37,15 @@ CREATE TABLE budget_counter (
     period_start date NOT NULL,
     reserved numeric NOT NULL DEFAULT 0,
     spent numeric NOT NULL DEFAULT 0,
-    warned boolean NOT NULL DEFAULT false,
     update_time timestamptz NOT NULL DEFAULT now(),
     UNIQUE (budget_key, tenant, value, period_start)
 ) WITH (fillfactor = 50);
+
+-- Counters whose soft limit was told of. A table of its own: the event is written while a client is waited for.
+CREATE TABLE budget_warning (
+    counter_id bigint PRIMARY KEY,
+    warn_time timestamptz NOT NULL DEFAULT now()
+);
 
 -- Replicas that live; what a dead one held is an orphan.
 CREATE TABLE router_instance (
@@ -117,7 +124,8 @@ BEGIN
     DELETE FROM reservation WHERE reservation_id = ANY(p_ids) AND state = 'done';
     RETURN QUERY
         SELECT b.counter_id FROM budget_counter b JOIN budget USING (budget_key)
-        WHERE b.counter_id = ANY(touched) AND NOT b.warned AND b.spent >= budget.soft_limit_usd;
+        WHERE b.counter_id = ANY(touched) AND b.spent >= budget.soft_limit_usd
+          AND NOT EXISTS (SELECT FROM budget_warning w WHERE w.counter_id = b.counter_id);
 END
 $$;
 
@@ -223,11 +231,12 @@ BEGIN
             tenant, request_id, end_time, operation, subject, act, run_id, task, requested_model, route,
             catalogue_model, returned_model, provider, input_tokens, cached_input_tokens, output_tokens,
             reasoning_tokens, cost_usd, estimated, attempts, outcome, latency_ms, labels, event_id, root_run_id, person,
-            cache_write_tokens, image_tokens, cached)
+            cache_write_tokens, image_tokens, cached, decision)
         SELECT u.tenant, u.request_id, u.end_time, u.operation, u.subject, u.act, u.run_id, u.task, u.requested_model,
                u.route, u.catalogue_model, u.returned_model, u.provider, u.input_tokens, u.cached_input_tokens,
                u.output_tokens, u.reasoning_tokens, u.cost_usd, u.estimated, u.attempts, u.outcome, u.latency_ms,
-               u.labels, u.event_id, u.root_run_id, u.person, u.cache_write_tokens, u.image_tokens, u.cached
+               u.labels, u.event_id, u.root_run_id, u.person, u.cache_write_tokens, u.image_tokens, u.cached,
+               u.decision
         FROM jsonb_array_elements(p_calls) c, jsonb_populate_record(NULL::model_usage, c -> 'usage') u
         ON CONFLICT (event_id) DO NOTHING
         RETURNING model_usage.event_id)

@@ -8,8 +8,8 @@ from typing import Any
 
 from slipway_router.catalogue import Model
 from slipway_router.chat import ChatRequest, Completion, Message, Vectors
+from slipway_router.eligibility import output_limit
 from slipway_router.errors import MalformedToolCall, ProviderProtocol
-from slipway_router.routing import output_limit
 from slipway_router.tokens import TokenCount
 from slipway_router.wire.tool_calls import ToolCallAssembler, offered_names
 

@@ -1,8 +1,6 @@
 """Clients of all providers, one each, kept as long as the catalogue names the provider as it is."""
 
-from collections.abc import Iterable
-
-from slipway_router.catalogue import Provider
+from slipway_router.catalogue import Catalogue, Provider
 from slipway_router.wire.client import WireClient
 
 
@@ -20,9 +18,9 @@ class WirePool:
             client = self._clients[provider] = WireClient(provider)
         return client
 
-    async def keep(self, providers: Iterable[Provider]) -> None:
+    async def keep_those_of(self, catalogue: Catalogue) -> None:
         """Let go of the clients of all other providers. Those with calls under way are closed by a later call."""
-        kept = set(providers)
+        kept = {model.provider for model in catalogue.models.values()}
         for provider in [provider for provider in self._clients if provider not in kept]:
             self._retired.append(self._clients.pop(provider))
         for client in [client for client in self._retired if client.idle]:
