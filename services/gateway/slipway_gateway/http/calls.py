@@ -13,7 +13,6 @@ from slipway.router.v1.router_pb2_grpc import RouterServiceStub
 from slipway.runs.v1.runs_pb2_grpc import RunsServiceStub
 from slipway.tools.v1.tools_pb2_grpc import ToolsServiceStub
 from slipway_chassis import channel
-from slipway_chassis.link import LinkedChannel
 from starlette.requests import ClientDisconnect, Request
 
 from slipway_gateway.caller_tokens import CallerTokens
@@ -54,15 +53,13 @@ class Peers:
     """Stubs of the services behind the gateway."""
 
     def __init__(self, targets: Targets) -> None:
-        # Chat completions and embeddings come many at a time.
-        router = LinkedChannel(channel.connect(targets.router))
-        orchestrator = channel.connect(targets.orchestrator)
+        router, orchestrator = channel.connect(targets.router), channel.connect(targets.orchestrator)
         memory, tools, audit = (
             channel.connect(targets.memory),
             channel.connect(targets.tools),
             channel.connect(targets.audit),
         )
-        self._channels: list[grpc.aio.Channel | LinkedChannel] = [router, orchestrator, memory, tools, audit]
+        self._channels: list[grpc.aio.Channel] = [router, orchestrator, memory, tools, audit]
         self.router = RouterServiceStub(router)
         self.agents = AgentsServiceStub(orchestrator)
         self.runs = RunsServiceStub(orchestrator)
