@@ -1,4 +1,4 @@
-"""Between the contract's messages and the domain's values: the only crossing."""
+"""Between the contract's messages and the domain's values: the only crossing, but for MCP servers'."""
 
 from datetime import timedelta
 
@@ -7,29 +7,83 @@ from slipway.effects.v1 import effects_pb2
 from slipway.tools.v1 import tools_pb2
 
 from slipway_tools import schema
+from slipway_tools.declare import declare
 from slipway_tools.invocation import Answer, Approval, Invocation
-from slipway_tools.tool import DEFAULT_IDEMPOTENCY_HEADER, DEFAULT_TIMEOUT, Declaration, HttpCall, Tool, declare_http
+from slipway_tools.result import SandboxFacts
+from slipway_tools.tool import (
+    DEFAULT_IDEMPOTENCY_HEADER,
+    DEFAULT_TIMEOUT,
+    Declaration,
+    HttpCall,
+    PythonFunction,
+    ShellCommand,
+    SideEffect,
+    Tool,
+)
+
+_SIDE_EFFECTS: dict[int, SideEffect] = {
+    tools_pb2.SIDE_EFFECT_READ: "read",
+    tools_pb2.SIDE_EFFECT_WRITE: "write",
+    tools_pb2.SIDE_EFFECT_DESTRUCTIVE: "destructive",
+}
+_ON_THE_WIRE = {effect: tools_pb2.SideEffect.ValueType(number) for number, effect in _SIDE_EFFECTS.items()}
 
 
 def declaration(request: tools_pb2.PutToolRequest) -> Declaration:
     """The declaration that a request makes; raises InvalidTool or InvalidJson."""
-    http = request.http
-    call = HttpCall(
-        method=http.method,
-        url=http.url,
-        headers=dict(http.headers),
-        idempotency_header=http.idempotency_header or DEFAULT_IDEMPOTENCY_HEADER,
-        timeout=http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else DEFAULT_TIMEOUT,
-    )
-    return declare_http(
+    python, shell = request.python, request.shell
+    return declare(
         name=request.tool,
         description=request.description,
         input_schema_json=request.input_schema_json,
         output_schema_json=request.output_schema_json,
         idempotent=request.idempotent,
         regions=list(request.regions),
-        http=call if request.HasField("http") else None,
+        side_effect=side_effect(request.side_effect),
+        trusted_output=request.trusted_output,
+        http=_http(request.http) if request.HasField("http") else None,
+        python=PythonFunction(python.code, python.function or "main", seconds(python.timeout, python))
+        if request.HasField("python")
+        else None,
+        shell=ShellCommand(tuple(shell.command), shell.stdin_argument, shell.json_output, seconds(shell.timeout, shell))
+        if request.HasField("shell")
+        else None,
     )
+
+
+def _http(http: tools_pb2.HttpTool) -> HttpCall:
+    return HttpCall(
+        method=http.method,
+        url=http.url,
+        headers=dict(http.headers),
+        idempotency_header=http.idempotency_header or DEFAULT_IDEMPOTENCY_HEADER,
+        timeout=seconds(http.timeout, http),
+        query_arguments=tuple(http.query_arguments),
+        header_arguments=dict(http.header_arguments),
+        body_argument=http.body_argument,
+    )
+
+
+def seconds(
+    timeout: Duration,
+    of: tools_pb2.HttpTool
+    | tools_pb2.PythonTool
+    | tools_pb2.ShellTool
+    | tools_pb2.McpConnection
+    | tools_pb2.ImportOpenApiRequest,
+) -> float:
+    """A timeout in seconds; the default when the message has none."""
+    return timeout.ToNanoseconds() / 1e9 if of.HasField("timeout") else DEFAULT_TIMEOUT
+
+
+def side_effect(number: int) -> SideEffect | None:
+    """A side effect from the wire; None when unset (or one that this release does not know)."""
+    return _SIDE_EFFECTS.get(number)
+
+
+def side_effect_on_the_wire(effect: SideEffect) -> tools_pb2.SideEffect.ValueType:
+    """A side effect for the wire."""
+    return _ON_THE_WIRE[effect]
 
 
 def tool(source: Tool) -> tools_pb2.Tool:
@@ -44,6 +98,11 @@ def tool(source: Tool) -> tools_pb2.Tool:
         idempotent=declared.idempotent,
         digest=declared.digest,
         regions=declared.regions,
+        side_effect=side_effect_on_the_wire(declared.side_effect),
+        untrusted_output=declared.untrusted_output,
+        egress=declared.egress,
+        version=source.version,
+        quarantine=source.quarantine,
     )
     message.create_time.FromDatetime(source.create_time)
     message.update_time.FromDatetime(source.update_time)
@@ -54,8 +113,28 @@ def tool(source: Tool) -> tools_pb2.Tool:
                 url=http.url,
                 headers=http.headers,
                 idempotency_header=http.idempotency_header,
-                timeout=_duration(http.timeout),
+                timeout=duration(http.timeout),
+                query_arguments=http.query_arguments,
+                header_arguments=http.header_arguments,
+                body_argument=http.body_argument,
             )
+        )
+    if python := declared.python:
+        message.python.CopyFrom(
+            tools_pb2.PythonTool(code=python.code, function=python.function, timeout=duration(python.timeout))
+        )
+    if shell := declared.shell:
+        message.shell.CopyFrom(
+            tools_pb2.ShellTool(
+                command=shell.command,
+                stdin_argument=shell.stdin_argument,
+                json_output=shell.json_output,
+                timeout=duration(shell.timeout),
+            )
+        )
+    if mcp := declared.mcp:
+        message.mcp.CopyFrom(
+            tools_pb2.McpToolSource(server=mcp.server, tool=mcp.tool, digest=mcp.digest, approver=mcp.approver)
         )
     return message
 
@@ -72,6 +151,8 @@ def invocation(request: tools_pb2.InvokeToolRequest) -> Invocation:
         approval=Approval(approval.approval_id, approval.approver, approval.arguments_digest)
         if request.HasField("approval")
         else None,
+        arguments_tainted=request.arguments_tainted,
+        version=request.version,
     )
 
 
@@ -86,17 +167,22 @@ def answer(source: Answer) -> tools_pb2.InvokeToolResponse:
         exit_status=result.exit_status,
         sandbox=result.sandbox,
         record=effects_pb2.RecordRef(event_id=source.record.event_id, commitment=source.record.commitment),
+        output_tainted=source.output_tainted,
+        version=source.version,
     )
     if failure := result.failure:
         message.error.CopyFrom(
-            tools_pb2.ToolError(code=failure.code, message=failure.message, retryable=failure.retryable)
+            tools_pb2.ToolError(
+                code=failure.code, message=failure.message, retryable=failure.retryable, limit=failure.limit
+            )
         )
         if failure.retry_after is not None:
-            message.error.retry_after.CopyFrom(_duration(failure.retry_after))
+            message.error.retry_after.CopyFrom(duration(failure.retry_after))
     return message
 
 
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
-    return duration
+def duration(seconds: float) -> Duration:
+    """Seconds for the wire."""
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message

@@ -37,3 +37,15 @@ class ApprovalMismatch(FailedPrecondition):
     """The approval is for other arguments than those sent."""
 
     reason = "APPROVAL_MISMATCH"
+
+
+class ApprovalRequired(FailedPrecondition):
+    """Policy permits the call with somebody's approval only; the metadata names the policies."""
+
+    reason = "APPROVAL_REQUIRED"
+
+
+class ToolQuarantined(FailedPrecondition):
+    """The MCP tool is not what was approved, or its server is another: it can be called once it is approved anew."""
+
+    reason = "TOOL_QUARANTINED"

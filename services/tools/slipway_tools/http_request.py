@@ -37,11 +37,20 @@ def endpoint(http: HttpCall) -> tuple[str, str, int]:
     return parts.scheme, host, parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
-def build(http: HttpCall, arguments: dict[str, Any]) -> tuple[Target, bytes | None]:
-    """The target and the JSON body (None for GET and DELETE, whose arguments go into the query).
+@dataclass(frozen=True)
+class Parts:
+    """What arguments become: the target, headers, and the JSON body (None for GET and DELETE)."""
+
+    target: Target
+    headers: dict[str, str]
+    body: bytes | None
+
+
+def build(http: HttpCall, arguments: dict[str, Any]) -> Parts:
+    """The request's parts that depend on the arguments.
 
     Raises:
-        InvalidToolArguments: an argument can't stand in a path or a query.
+        InvalidToolArguments: an argument can't stand in a path, a query or a header.
     """
     scheme, host, port = endpoint(http)
     parts = urlsplit(http.url)
@@ -49,13 +58,32 @@ def build(http: HttpCall, arguments: dict[str, Any]) -> tuple[Target, bytes | No
     path = parts.path or "/"
     for name in http.placeholders():
         path = path.replace(f"{{{name}}}", _segment(name, rest.pop(name)))
-    query = parts.query
+    headers = {
+        header: _header(name, value)
+        for name, header in http.header_arguments.items()
+        if (value := rest.pop(name, None)) is not None
+    }
+    asked = {name: rest.pop(name) for name in http.query_arguments if name in rest}
     body: bytes | None = None
     if http.method in ("GET", "DELETE"):
-        query = "&".join(filter(None, (query, urlencode(_pairs(rest)))))
-    else:
-        body = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode()
-    return Target(scheme, host, port, urlunsplit(("", "", path, query, ""))), body
+        asked |= rest
+    elif not http.body_argument:
+        body = _json(rest)
+    elif http.body_argument in rest:
+        body = _json(rest[http.body_argument])
+    query = "&".join(filter(None, (parts.query, urlencode(_pairs(asked)))))
+    return Parts(Target(scheme, host, port, urlunsplit(("", "", path, query, ""))), headers, body)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _header(name: str, value: Any) -> str:
+    text = _scalar(name, value)
+    if len(text) > 1024 or not text.isascii() or not text.isprintable():
+        raise _fault(name, "can't be a header: it must be at most 1024 printable ASCII characters")
+    return text
 
 
 def _segment(name: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from slipway_chassis.ids import new_id
 
 from slipway_tools import jsontext, schema
 from slipway_tools.address import AllowList, HostUnreachable, checked_addresses
-from slipway_tools.http_request import Target, build, endpoint
+from slipway_tools.http_request import Parts, Target, build, endpoint
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import SECRET_PREFIX, Declaration, HttpCall
@@ -81,9 +81,10 @@ class HttpCaller:
         """
         http = declaration.http
         assert http  # noqa: S101
-        target, body = build(http, arguments)
+        parts = build(http, arguments)
+        target, body = parts.target, parts.body
         values = self._header_secrets(http, invocation.tenant, target.host)
-        headers = self._headers(http, values, target, body, invocation.key or new_id("call"))
+        headers = self._headers(http, values, parts, invocation.key or new_id("call"))
         repeatable = invocation.may_repeat(declaration)
         evidence = {"egress_host": f"{target.host}:{target.port}", "http_method": http.method}
         try:
@@ -141,16 +142,14 @@ class HttpCaller:
         return {name: self._secrets.resolve(name, tenant=tenant, host=host) for name in http.secret_names()}
 
     @staticmethod
-    def _headers(
-        http: HttpCall, secrets: Mapping[str, SecretStr], target: Target, body: bytes | None, key: str
-    ) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": "slipway-tools"}
+    def _headers(http: HttpCall, secrets: Mapping[str, SecretStr], parts: Parts, key: str) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "slipway-tools", **parts.headers}
         for name, value in http.headers.items():
             reference = value.removeprefix(SECRET_PREFIX)
             headers[name] = secrets[reference].get_secret_value() if value.startswith(SECRET_PREFIX) else value
         # Nothing encoded is read: a small body could unfold without end.
         headers["Accept-Encoding"] = "identity"
-        if body is not None:
+        if parts.body is not None:
             headers["Content-Type"] = "application/json"
         headers[http.idempotency_header] = key
         return headers

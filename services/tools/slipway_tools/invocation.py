@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from slipway_chassis import jcs, telemetry
 from slipway_chassis.caller import Caller
@@ -16,17 +16,19 @@ from slipway_chassis.policy import PolicyDecision
 
 from slipway_tools import jsontext, python_tool, schema
 from slipway_tools.address import AddressNotAllowed
-from slipway_tools.errors import ApprovalMismatch, InvalidToolArguments, RegionNotAllowed
+from slipway_tools.errors import ApprovalMismatch, InvalidToolArguments, RegionNotAllowed, ToolQuarantined
 from slipway_tools.gate import Gate
 from slipway_tools.http_tool import AnswerLost, HttpCaller, HttpInvocation
-from slipway_tools.measures import CALLS
-from slipway_tools.python_tool import FetchFile, PythonTool
-from slipway_tools.record import CallRecord, Recorder, RecordRef
-from slipway_tools.registry import Registry
+from slipway_tools.mcp.caller import McpCaller
+from slipway_tools.measures import observe_call
+from slipway_tools.python_tool import FetchFile
+from slipway_tools.record import CallRecord, Recorder, RecordRef, Taint
+from slipway_tools.registry import Origin, Registry
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.sandbox.limits import Limits
+from slipway_tools.sandboxed_tool import PythonProvider, SandboxedTools
 from slipway_tools.secret_file import SecretUnavailable
-from slipway_tools.tool import Declaration
+from slipway_tools.tool import Declaration, Tool
 
 ARGUMENTS_LIMIT = 256 * 1024
 
@@ -42,22 +44,29 @@ class Approval:
 
 @dataclass(frozen=True)
 class Invocation:
-    """A call as it was asked for. `demanded_regions` None: no demand; an empty list allows nothing."""
+    """A call as it was asked for. `demanded_regions` None: no demand; an empty list allows nothing.
+
+    `arguments_tainted`: they derive from what came from outside. `version` 0: the newest.
+    """
 
     tool: str
     arguments_json: str
     effect: EffectKeyLike | None
     demanded_regions: Sequence[str] | None
     approval: Approval | None
+    arguments_tainted: bool = False
+    version: int = 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call."""
+    """What came of a call. `output_tainted`: it comes from outside, or derives from arguments that do."""
 
     result: ToolResult
     duration_ms: int
     record: RecordRef
+    output_tainted: bool = False
+    version: int = 0
 
     def to_bytes(self) -> bytes:
         """As the effect ledger keeps it."""
@@ -73,6 +82,8 @@ class Answer:
             ToolResult(**result, failure=ToolFailure(**failure) if failure else None),
             fields["duration_ms"],
             RecordRef(**fields["record"]),
+            fields.get("output_tainted", False),
+            fields.get("version", 0),
         )
 
 
@@ -88,12 +99,6 @@ class ToolFailed(FailedPrecondition):
         super().__init__("the tool failed", metadata={"answer": answer.to_bytes().decode()})
 
 
-class PythonProvider(Protocol):
-    """Where the sandboxes come from; raises SandboxUnavailable while there are none."""
-
-    def python(self) -> PythonTool: ...
-
-
 class Invoker:
     """Performs calls."""
 
@@ -105,6 +110,7 @@ class Invoker:
         http: HttpCaller,
         sandboxes: PythonProvider,
         fetch: FetchFile,
+        mcp: McpCaller,
         *,
         limits: Limits,
         gate: Gate,
@@ -115,6 +121,8 @@ class Invoker:
         self._http = http
         self._sandboxes = sandboxes
         self._fetch = fetch
+        self._sandboxed = SandboxedTools(sandboxes, fetch)
+        self._mcp = mcp
         self._limits = limits
         self._gate = gate
 
@@ -122,11 +130,13 @@ class Invoker:
         """Check the call, perform it once for its effect key, record it.
 
         Raises:
-            ToolNotFound, PolicyDenied, RegionNotAllowed, InvalidJson, InvalidToolArguments, ApprovalMismatch,
-            QueueFull, SandboxUnavailable, SecretUnavailable, AddressNotAllowed: nothing was done.
+            ToolNotFound, PolicyDenied, ApprovalRequired, RegionNotAllowed, InvalidJson, InvalidToolArguments,
+            ApprovalMismatch, ToolQuarantined, QueueFull, SandboxUnavailable, SecretUnavailable, AddressNotAllowed:
+            nothing was done.
             StaleEpoch, EffectKeyReused, EffectUncertain: the effect ledger's.
         """
-        tool, permission = await self._registry.find(caller, invocation.tool, "InvokeTool")
+        origin = Origin(invocation.arguments_tainted, approved=invocation.approval is not None)
+        tool, permission = await self._registry.find_to_invoke(caller, invocation.tool, invocation.version, origin)
         declaration = tool.declaration
         _check_regions(declaration, invocation.demanded_regions)
         arguments = _arguments(declaration, invocation.arguments_json)
@@ -138,7 +148,7 @@ class Invoker:
         fingerprint = hashlib.sha256(f"{declaration.name}\n{digest}".encode()).digest()
 
         async def action() -> bytes:
-            answer = await self._perform(caller, declaration, permission, arguments, digest, invocation)
+            answer = await self._perform(caller, tool, permission, arguments, digest, invocation)
             if answer.result.failure is not None:
                 raise ToolFailed(answer)
             return answer.to_bytes()
@@ -155,14 +165,23 @@ class Invoker:
     async def _perform(
         self,
         caller: Caller,
-        declaration: Declaration,
+        tool: Tool,
         permission: PolicyDecision,
         arguments: dict[str, Any],
         digest: str,
         invocation: Invocation,
     ) -> Answer:
-        effect = invocation.effect
-        record = CallRecord(declaration, arguments, digest, effect, invocation.approval, permission)
+        declaration, effect = tool.declaration, invocation.effect
+        output_tainted = declaration.untrusted_output or invocation.arguments_tainted
+        record = CallRecord(
+            tool,
+            arguments,
+            digest,
+            effect,
+            invocation.approval,
+            permission,
+            Taint(invocation.arguments_tainted, output_tainted),
+        )
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": declaration.name,
@@ -172,32 +191,41 @@ class Invoker:
         with telemetry.span(f"execute_tool {declaration.name}", attributes=attributes) as span:
             outcome = "refused"
             try:
-                result = await self._run(caller, declaration, arguments, effect)
+                result = await self._run(caller, tool, arguments, effect)
                 outcome = result.failure.code if result.failure else "ok"
             except AnswerLost as error:
                 outcome = "uncertain"
                 reference = await self._recorder.record_uncertain(caller, record, _milliseconds(started), str(error))
                 facts = {"effect_key": effect.key if effect else "", "record": reference.event_id}
                 raise EffectUncertain(f"{declaration.name}: {error}", metadata=facts) from error
-            except (AddressNotAllowed, SecretUnavailable) as error:
+            except (AddressNotAllowed, SecretUnavailable, ToolQuarantined) as error:
                 await self._recorder.record_refusal(caller, record, error.reason, error.message)
                 raise
             finally:
                 span.set_attribute("slipway.tool.outcome", outcome)
-                CALLS.labels(declaration.kind, outcome).observe(time.monotonic() - started)
+                observe_call(declaration, outcome, time.monotonic() - started)
             duration = _milliseconds(started)
-            return Answer(result, duration, await self._recorder.record_result(caller, record, result, duration))
+            reference = await self._recorder.record_result(caller, record, result, duration)
+            return Answer(result, duration, reference, output_tainted, tool.version)
 
     async def _run(
-        self, caller: Caller, declaration: Declaration, arguments: dict[str, Any], effect: EffectKeyLike | None
+        self, caller: Caller, tool: Tool, arguments: dict[str, Any], effect: EffectKeyLike | None
     ) -> ToolResult:
-        if declaration.http is None:
-            call = python_tool.read_arguments(arguments, self._limits)
-            return await self._sandboxes.python().call(call, self._fetch)
-        async with self._gate.enter():
-            return await self._http.call(
-                declaration, arguments, HttpInvocation(caller.tenant, effect.key if effect else "")
-            )
+        declaration = tool.declaration
+        match declaration.kind:
+            case "builtin":
+                call = python_tool.read_arguments(arguments, self._limits)
+                return await self._sandboxes.python().call(call, self._fetch)
+            case "python" | "shell":
+                return await self._sandboxed.call(declaration, arguments)
+            case "mcp":
+                async with self._gate.enter():
+                    return await self._mcp.call(caller, tool, arguments)
+            case "http":
+                async with self._gate.enter():
+                    return await self._http.call(
+                        declaration, arguments, HttpInvocation(caller.tenant, effect.key if effect else "")
+                    )
 
 
 def _check_regions(declaration: Declaration, demanded: Sequence[str] | None) -> None:

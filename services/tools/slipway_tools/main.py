@@ -17,6 +17,10 @@ from slipway_tools.address import AllowList
 from slipway_tools.gate import Gate
 from slipway_tools.http_tool import HttpCaller
 from slipway_tools.invocation import Invoker
+from slipway_tools.mcp.caller import McpCaller
+from slipway_tools.mcp.http_peer import HttpPeer
+from slipway_tools.mcp.servers import McpServers
+from slipway_tools.mcp.stdio_peer import StdioPeer
 from slipway_tools.memory_files import MemoryFiles
 from slipway_tools.record import Recorder
 from slipway_tools.registry import Registry
@@ -42,10 +46,16 @@ async def serve(settings: ToolsSettings) -> None:
     ledger = EffectLedger(pool, keys)
     limits = settings.limits
     python = dataclasses.replace(python_tool.declaration(limits), regions=tuple(sorted(settings.regions)))
-    http = HttpCaller(AllowList.parse(settings.http_allow), secrets)
+    allowed = AllowList.parse(settings.http_allow)
+    http = HttpCaller(allowed, secrets)
+    policy = PolicyEngine(settings.policy_dir)
     files = MemoryFiles(settings.memory_target)
     sandboxes = Sandboxes(settings.state_dir, limits, slots=settings.sandbox_slots, queue=settings.sandbox_queue)
-    registry = Registry(pool, PolicyEngine(settings.policy_dir), evidence, http, {python.name: python})
+    registry = Registry(pool, policy, evidence, http, {python.name: python})
+    http_peer = HttpPeer(allowed, secrets)
+    servers = McpServers(
+        pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}
+    )
     invoker = Invoker(
         registry,
         ledger,
@@ -53,12 +63,13 @@ async def serve(settings: ToolsSettings) -> None:
         http,
         sandboxes,
         files.fetch,
+        McpCaller(servers),
         limits=limits,
         gate=Gate(settings.http_calls, settings.http_queue),
     )
 
     def servicers(server: object) -> list[str]:
-        tools_pb2_grpc.add_ToolsServiceServicer_to_server(ToolsServicer(registry, invoker), server)  # pyright: ignore[reportArgumentType]
+        tools_pb2_grpc.add_ToolsServiceServicer_to_server(ToolsServicer(registry, invoker, servers), server)  # pyright: ignore[reportArgumentType]
         return [tools_pb2.DESCRIPTOR.services_by_name["ToolsService"].full_name]
 
     async def database() -> None:

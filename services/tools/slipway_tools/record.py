@@ -14,7 +14,7 @@ from slipway_chassis.postgres import transaction
 from slipway_chassis.telemetry import current_trace_id
 
 from slipway_tools.result import ToolResult
-from slipway_tools.tool import Declaration
+from slipway_tools.tool import Tool
 
 if TYPE_CHECKING:
     from slipway_tools.invocation import Approval
@@ -31,15 +31,24 @@ class RecordRef:
 
 
 @dataclass(frozen=True)
+class Taint:
+    """What of a call came from outside, or derives from what did."""
+
+    arguments: bool
+    output: bool
+
+
+@dataclass(frozen=True)
 class CallRecord:
     """What is known of a call before it is made."""
 
-    declaration: Declaration
+    tool: Tool
     arguments: dict[str, Any]
     arguments_digest: str
     effect: EffectKeyLike | None
     approval: "Approval | None"
     permission: PolicyDecision
+    taint: Taint
 
 
 class Recorder:
@@ -62,11 +71,15 @@ class Recorder:
         return await self._record(caller, call, {"outcome": "refused", "error": {"code": reason, "message": message}})
 
     async def _record(self, caller: Caller, call: CallRecord, outcome: dict[str, Any]) -> RecordRef:
-        effect = call.effect
+        effect, declaration = call.effect, call.tool.declaration
         data: dict[str, Any] = {
-            "tool": call.declaration.name,
-            "kind": call.declaration.kind,
-            "tool_digest": call.declaration.digest,
+            "tool": declaration.name,
+            "kind": declaration.kind,
+            "tool_digest": declaration.digest,
+            "tool_version": call.tool.version,
+            "side_effect": declaration.side_effect,
+            "arguments_tainted": call.taint.arguments,
+            "output_tainted": call.taint.output,
             "arguments": jcs.canonical_json(call.arguments).decode(),
             "arguments_digest": call.arguments_digest,
             **outcome,
@@ -83,7 +96,7 @@ class Recorder:
             "tool.call",
             caller=caller,
             subject=caller.subject,
-            resource=f"tool/{call.declaration.name}",
+            resource=f"tool/{declaration.name}",
             data=data,
             run_id=caller.run_id or (effect.key.partition("/")[0] if effect and effect.key else None),
             policy=call.permission,

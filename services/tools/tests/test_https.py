@@ -13,9 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from slipway_tools.address import AllowList
+from slipway_tools.declare import declare
 from slipway_tools.http_tool import HttpCaller, HttpInvocation
 from slipway_tools.secret_file import SecretFile
-from slipway_tools.tool import Declaration, HttpCall, declare_http
+from slipway_tools.tool import Declaration, HttpCall
 
 
 def certificate(folder: Path, host: str) -> tuple[Path, Path]:
@@ -69,7 +70,7 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 def tool(url: str) -> Declaration:
-    return declare_http(
+    return declare(
         name="tls",
         description="",
         input_schema_json='{"type":"object"}',

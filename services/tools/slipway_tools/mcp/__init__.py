@@ -1,0 +1,1 @@
+"""MCP servers whose tools agents can call, each as it was approved and not otherwise."""

@@ -1,0 +1,246 @@
+"""Servers reached over streamable HTTP, by the official client: revision 2026-07-28, or the handshake before it.
+
+A connection is made for each exchange and closed after it: nothing that a server keeps in a session can pass from one
+caller to another, nothing idles, and there is nothing to reconnect for ever. The caller's own token is never sent.
+"""
+
+import asyncio
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import mcp_types as types
+from mcp import MCPError
+from mcp.client import Client
+from mcp.client.auth import OAuthFlowError, TokenStorage
+from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from pydantic import TypeAdapter
+from slipway_chassis.caller import Caller
+from slipway_chassis.errors import SlipwayError
+
+from slipway_tools.address import AllowList, HostUnreachable
+from slipway_tools.mcp.connection import HttpEndpoint, McpServer
+from slipway_tools.mcp.definition import TOOLS_LIMIT, Definition
+from slipway_tools.mcp.guarded_http import Exceeded, GuardedTransport, client
+from slipway_tools.mcp.peer import Drifted, Offer, PeerFailed, PinnedCall, Reply, find_pinned
+from slipway_tools.secret_file import SecretFile
+from slipway_tools.tool import SECRET_PREFIX
+
+T = TypeVar("T")
+_PAGES_LIMIT = 32
+_KEPT_TOKENS = 1024
+_RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+    types.CallToolResult | types.InputRequiredResult
+)
+
+
+class HttpPeer:
+    """Talks to servers over HTTP."""
+
+    def __init__(self, allowed: AllowList, secrets: SecretFile) -> None:
+        self._allowed = allowed
+        self._secrets = secrets
+        self._tls = ssl.create_default_context()
+        self._tokens: OrderedDict[tuple[str, str, str], _Tokens] = OrderedDict()
+
+    def check(self, tenant: str, http: HttpEndpoint) -> str | None:
+        """What forbids the endpoint on this machine, or None. Resolves no name: that is done at every request.
+
+        Raises:
+            SecretUnavailable: a secret that it refers to is not there.
+        """
+        self._headers(tenant, http)
+        if http.oauth:
+            self._client_secret(tenant, http)
+        url = urlsplit(http.url)
+        if url.scheme != "https" and (url.hostname or "", url.port or 80) not in self._allowed:
+            return "must be https:// unless SLIPWAY_TOOLS_HTTP_ALLOW names host and port"
+        return None
+
+    async def offer(self, caller: Caller, server: McpServer) -> Offer:
+        """The tools that the server offers now; raises PeerFailed."""
+        return await self._exchange(caller, server, _offer, acted=False)
+
+    async def call(self, caller: Caller, server: McpServer, call: PinnedCall) -> Reply:
+        """Look whether the tool is what was pinned, and call it; raises Drifted, PeerFailed."""
+        asked = False
+
+        async def ask(session: Client) -> Reply:
+            nonlocal asked
+            offered = await _offer(session)
+            find_pinned(server, offered, call)
+            asked = True
+            request = types.CallToolRequest(
+                params=types.CallToolRequestParams(name=call.tool, arguments=call.arguments)
+            )
+            # Not the client's own call_tool: it checks results with patterns that can take for ever on short texts.
+            result = await session.session.send_request(request, _RESULT)
+            if isinstance(result, types.InputRequiredResult):
+                raise PeerFailed(
+                    "INPUT_REQUIRED", "The server asks for more input, which nobody here gives.", acted=True
+                )
+            shown = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+            return Reply(offered.protocol_version, shown)
+
+        try:
+            return await self._exchange(caller, server, ask, acted=True)
+        except PeerFailed as error:
+            raise PeerFailed(
+                error.code, error.message, acted=error.acted and asked, retryable=error.retryable
+            ) from error
+
+    async def _exchange(
+        self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]], *, acted: bool
+    ) -> T:
+        """Connect, ask, close.
+
+        Raises:
+            Drifted, PeerFailed, SecretUnavailable.
+        """
+        http = server.connection.http
+        assert http  # noqa: S101
+        guard = GuardedTransport(self._allowed, self._tls)
+        seconds = server.connection.timeout
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                client(guard, self._headers(caller.tenant, http), self._auth(caller.tenant, server)) as web,
+                _connected(http.url, web) as session,
+            ):
+                return await ask(session)
+        except TimeoutError as error:
+            raise PeerFailed("TIMEOUT", f"No answer within {seconds:g} s.", acted=acted, retryable=True) from error
+        except BaseExceptionGroup as group:
+            raise _failure(guard, _first(group), acted) from group
+        except (Drifted, PeerFailed, SlipwayError):
+            raise
+        except Exception as error:
+            # The client library has no common class of what a server can do to it.
+            raise _failure(guard, error, acted) from error
+
+    def _headers(self, tenant: str, http: HttpEndpoint) -> dict[str, str]:
+        host = (urlsplit(http.url).hostname or "").rstrip(".").lower()
+        return {
+            name: self._secrets.resolve(value.removeprefix(SECRET_PREFIX), tenant=tenant, host=host).get_secret_value()
+            if value.startswith(SECRET_PREFIX)
+            else value
+            for name, value in http.headers.items()
+        }
+
+    def _client_secret(self, tenant: str, http: HttpEndpoint) -> str:
+        assert http.oauth  # noqa: S101
+        host = (urlsplit(http.oauth.issuer).hostname or "").rstrip(".").lower()
+        name = http.oauth.client_secret.removeprefix(SECRET_PREFIX)
+        return self._secrets.resolve(name, tenant=tenant, host=host).get_secret_value()
+
+    def _auth(self, tenant: str, server: McpServer) -> ClientCredentialsOAuthProvider | None:
+        """Tokens for this server and no other (RFC 8707), kept in memory until the connection changes."""
+        http = server.connection.http
+        assert http  # noqa: S101
+        if http.oauth is None:
+            return None
+        key = (tenant, server.name, server.connection.digest)
+        tokens = self._tokens.setdefault(key, _Tokens())
+        self._tokens.move_to_end(key)
+        if len(self._tokens) > _KEPT_TOKENS:
+            self._tokens.popitem(last=False)
+        return ClientCredentialsOAuthProvider(
+            http.url,
+            tokens,
+            http.oauth.client_id,
+            self._client_secret(tenant, http),
+            scope=" ".join(http.oauth.scopes) or None,
+            issuer=http.oauth.issuer,
+        )
+
+
+class _Tokens(TokenStorage):
+    def __init__(self) -> None:
+        self._token: OAuthToken | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self._token
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self._token = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return None
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        del client_info
+
+
+@asynccontextmanager
+async def _connected(url: str, web: Any) -> AsyncGenerator[Client]:
+    transport = streamable_http_client(url, http_client=web)
+    async with Client(transport, client_info=types.Implementation(name="slipway", version="1"), cache=None) as session:
+        yield session
+
+
+async def _offer(session: Client) -> Offer:
+    tools: dict[str, Definition] = {}
+    doubled: set[str] = set()
+    cursor: str | None = None
+    for _ in range(_PAGES_LIMIT):
+        page = await session.list_tools(cursor=cursor, cache_mode="bypass")
+        for tool in page.tools:
+            if tool.name in tools:
+                doubled.add(tool.name)
+            tools[tool.name] = Definition(tool.name, tool.description or "", tool.input_schema, tool.output_schema)
+        if len(tools) > TOOLS_LIMIT:
+            raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.", acted=False)
+        cursor = page.next_cursor
+        if not cursor:
+            return Offer(session.protocol_version, tools, frozenset(doubled))
+    raise PeerFailed("TOO_MANY_TOOLS", f"The list of tools has no end within {_PAGES_LIMIT} pages.", acted=False)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """What went wrong first: the library wraps it as often as it has task groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _failure(guard: GuardedTransport, error: BaseException, acted: bool) -> Exception:
+    """What a failed exchange means. Texts of the server are cut and named as such: they are nobody's instruction."""
+    if isinstance(error, Drifted | PeerFailed):
+        return error
+    if isinstance(guard.fault, Exceeded):
+        return PeerFailed("OUTPUT_TOO_LARGE", f"Stopped: {guard.fault}.", acted=acted)
+    if isinstance(guard.fault, SlipwayError):
+        return guard.fault
+    if isinstance(guard.fault, HostUnreachable):
+        return PeerFailed("UNREACHABLE", f"{guard.fault}.", acted=False, retryable=True)
+    if isinstance(error, OAuthFlowError):
+        return PeerFailed(
+            "UNAUTHORIZED", "The server or its authorization server refused our credentials.", acted=False
+        )
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return PeerFailed("UNREACHABLE", "No connection to the MCP server.", acted=False, retryable=True)
+    if isinstance(error, MCPError):
+        return PeerFailed(
+            "MCP_ERROR",
+            f"The MCP server answered with error {error.error.code}: {quoted(error.error.message)}",
+            acted=acted,
+        )
+    if isinstance(error, httpx2.TransportError):
+        return PeerFailed(
+            "CONNECTION_LOST", "The connection broke before the answer was whole.", acted=acted, retryable=True
+        )
+    return PeerFailed(
+        "MCP_PROTOCOL", f"The MCP server does not keep to the protocol ({type(error).__name__}).", acted=acted
+    )
+
+
+def quoted(text: str) -> str:
+    """A server's own words, short and on one line."""
+    return repr(text[:200])
