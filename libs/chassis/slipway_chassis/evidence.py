@@ -12,12 +12,13 @@ log can still take the leaf. The outbox keeps an event until the log has said th
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+import orjson
 
 from slipway_chassis.caller import Caller
 from slipway_chassis.ids import new_id
@@ -123,16 +124,21 @@ class Evidence:
         salt = os.urandom(_SALT_BYTES)
         return SealedEvent(event_id, owner, type, run_id, canonical, salt, commitment(salt, canonical))
 
-    async def record(self, conn: Any, sealed: SealedEvent, *, subject: str) -> None:
-        """Put the event into the outbox, in the transaction of the act, encrypted under the key of ``subject``."""
-        body = {"event": sealed.canonical.decode(), "salt": sealed.salt.hex(), "commitment": sealed.commitment}
+    def message(self, sealed: SealedEvent) -> tuple[dict[str, str], bytes]:
+        """Headers and body of the event on the bus."""
         headers = {"commitment": sealed.commitment, "event-type": sealed.type}
         if sealed.run_id:
             headers["run-id"] = sealed.run_id
+        body = {"event": sealed.canonical.decode(), "salt": sealed.salt.hex(), "commitment": sealed.commitment}
+        return headers, orjson.dumps(body)
+
+    async def record(self, conn: Any, sealed: SealedEvent, *, subject: str) -> None:
+        """Put the event into the outbox, in the transaction of the act, encrypted under the key of ``subject``."""
+        headers, body = self.message(sealed)
         await self._outbox.add(
             conn,
             TOPIC,
-            json.dumps(body, separators=(",", ":")).encode(),
+            body,
             message_id=sealed.event_id,
             tenant=sealed.tenant,
             subject=subject,

@@ -1,8 +1,8 @@
 """Transactional outbox: messages commit with the change they tell of, and a relay brings them to the bus.
 
 At least once: a relay that dies between the broker's confirmation and the deletion of the row publishes again, with the
-same message id. Rows of one ordering key are published one after the other; that is order at best effort, for two
-relays may hold neighbouring rows.
+same message id. Rows are published in their order, at best effort: two relays may hold neighbouring rows, and a message
+that was not confirmed comes after those that were.
 
 A row goes when the bus has confirmed the message. One that asks for a receipt stays until its consumer says that it has
 committed it (`slipway_chassis.receipts`), and is published again when none came: purged queues and a broker whose disk
@@ -46,10 +46,9 @@ _published = Counter("slipway_outbox_published", "Messages the bus confirmed", [
 _failures = Counter("slipway_outbox_failures", "Messages the bus did not take", ["topic"], registry=telemetry.registry)
 
 _CHANNEL = "slipway_outbox"
-_BATCH = 100
+_BATCH = 200
 _SWEEP = 5.0  # seconds; finds what a lost notification or a dead relay left behind
 _PUBLISH_TIMEOUT = 10.0
-_BATCH_TIME = 20.0  # seconds after which a batch begins no more messages: its transaction must not stay open for long
 _MOST_RETRY = 300.0  # seconds between attempts at a message that the bus refuses by itself
 _BROKER_RETRY_MOST = 5.0  # seconds between attempts while the broker is away
 _RECEIPT_WAIT = 60.0  # seconds for a receipt before the message is published again; doubled each time
@@ -127,15 +126,26 @@ class Outbox:
             stored,
             receipt,
         )
+        await self.added(conn)
+
+    async def added(self, conn: Any) -> None:
+        """Rows were added by other means than `add`: wakes the relay when the transaction of ``conn`` commits."""
         # NOTIFY makes commits of the whole database queue behind one lock, flush included. So it is used only where
         # this process cannot wake the relay by itself.
         if not (self._relaying and after_commit(conn, self._wake.set)):
             await conn.execute(f"NOTIFY {_CHANNEL}")
 
+    async def committed(self, conn: Any) -> None:
+        """Rows were added by other means than `add`, and have committed: wakes the relay."""
+        if self._relaying:
+            self._wake.set()
+        else:
+            await conn.execute(f"NOTIFY {_CHANNEL}")
+
     async def relay(self) -> None:
         """Publish what is in the outbox, until cancelled. Goes on over restarts of database and broker."""
         self._relaying = True
-        retry = 0.0
+        retry = sweep = 0.0
         receiving = asyncio.create_task(self._receive())
         try:
             while True:
@@ -143,7 +153,10 @@ class Outbox:
                 try:
                     async with self._listening() as lost:
                         while not lost.is_set():
-                            await self._publish_again()
+                            if time.monotonic() > sweep:
+                                sweep = time.monotonic() + _SWEEP
+                                await self._publish_again()
+                                await self._measure()
                             if await self._drain():
                                 retry = 0.0
                             if not lost.is_set():  # it may have happened while the batch cleared the wake-up
@@ -224,7 +237,6 @@ class Outbox:
                 raise
             total += confirmed
             if claimed < _BATCH:
-                await self._measure()
                 return total
 
     async def _publish_batch(self) -> tuple[int, int]:
@@ -237,49 +249,39 @@ class Outbox:
             kept = {row["id"]: row["message_id"] for row in rows if row["receipt"]}
             if len(self._out) < _REMEMBERED:
                 self._out.update((message_id, row_id) for row_id, message_id in kept.items())
-            chains: dict[str, list[int]] = {}
-            for position, row in enumerate(rows):
-                key = f"key:{row['ordering_key']}" if row["ordering_key"] else f"id:{row['id']}"
-                chains.setdefault(key, []).append(position)
-            results = await asyncio.gather(*(self._publish_chain(chain, messages) for chain in chains.values()))
-            done = [rows[position]["id"] for confirmed, _, _ in results for position in confirmed]
-            refused = [rows[position]["id"] for _, failed, _ in results for position in failed]
+            outcomes = await self._publish_all(messages)
+            done = [row["id"] for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
+            refused = [
+                row["id"]
+                for row, outcome in zip(rows, outcomes, strict=True)
+                if outcome is not None and not isinstance(outcome, Unavailable)
+            ]
             if gone := [row_id for row_id in done if row_id not in kept]:
                 await conn.execute("DELETE FROM outbox WHERE id = ANY($1)", gone)
             if out := [row_id for row_id in done if row_id in kept]:
                 await conn.execute(_AWAIT_RECEIPT, out, _RECEIPT_WAIT_MOST, self._receipt_wait)
             if refused:
                 await conn.execute(_POSTPONE, refused, _MOST_RETRY)
-        away = next((error for _, _, error in results if error is not None), None)
+        away = next((outcome for outcome in outcomes if isinstance(outcome, Unavailable)), None)
         if away is not None:
             raise away
         return len(rows), len(done)
 
-    async def _publish_chain(
-        self, chain: Sequence[int], messages: Sequence[Message]
-    ) -> tuple[list[int], list[int], Unavailable | None]:
-        """Publish messages one after the other; stops at the first that fails. Answers with positions confirmed and
-        refused, and the error if the broker is away."""
-        confirmed: list[int] = []
-        stop = time.monotonic() + _BATCH_TIME
-        for position in chain:
-            if time.monotonic() > stop:
-                break
-            message = messages[position]
-            try:
-                async with asyncio.timeout(_PUBLISH_TIMEOUT):
-                    await self._bus.publish(message)
-            except (Unavailable, TimeoutError, OSError) as error:
-                _failures.labels(message.topic).inc()
-                away = error if isinstance(error, Unavailable) else Unavailable("the bus did not confirm in time")
-                return confirmed, [], away
-            except Exception as error:  # noqa: BLE001 - a message the bus cannot take must not stop the others
-                _failures.labels(message.topic).inc()
-                _log.error("outbox.refused", message_id=message.id, topic=message.topic, exc_info=error)
-                return confirmed, [position], None
-            _published.labels(message.topic).inc()
-            confirmed.append(position)
-        return confirmed, [], None
+    async def _publish_all(self, messages: Sequence[Message]) -> list[Exception | None]:
+        outcomes: list[Exception | None]
+        try:
+            async with asyncio.timeout(_PUBLISH_TIMEOUT):
+                outcomes = await self._bus.publish_all(messages)
+        except (TimeoutError, OSError):
+            outcomes = [Unavailable("the bus did not confirm in time")] * len(messages)
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if outcome is None:
+                _published.labels(message.topic).inc()
+                continue
+            _failures.labels(message.topic).inc()
+            if not isinstance(outcome, Unavailable):
+                _log.error("outbox.refused", message_id=message.id, topic=message.topic, exc_info=outcome)
+        return outcomes
 
     async def _message(self, conn: Any, row: Any) -> Message:
         headers: dict[str, str] = json.loads(row["headers"])
