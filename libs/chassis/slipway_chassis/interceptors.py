@@ -24,6 +24,8 @@ from slipway_chassis.tokens import InvalidToken
 
 _log = get_logger(__name__)
 _HEALTH = "/grpc.health.v1.Health/"
+# Each call in a link is admitted by itself.
+_LINK = "/slipway.link.v1.LinkService/Exchange"
 # Codes that say that the server is at fault (OpenTelemetry, RPC conventions); the others are the caller's.
 _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
@@ -56,13 +58,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler of the method called, wrapped; health checks pass as they are."""
+        """The handler of the method called, wrapped; health checks and links pass as they are."""
         method = str(handler_call_details.method)
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
             # Unknown methods have no handler; gRPC answers UNIMPLEMENTED. They are not kept: their number has no bound.
-            if handler is None or method.startswith(_HEALTH):
+            if handler is None or method.startswith(_HEALTH) or method == _LINK:
                 return handler
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
@@ -84,9 +86,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make(self._unary(method, behaviour), **codec)
+        return make(self.unary(method, behaviour), **codec)
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[..., Any]:
+    def unary(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Any]:
+        """`behaviour` of a method with what happens around every call; runs in a task of its own for each call."""
+
         async def handle(request: Any, context: Any) -> Any:
             rpc = _Rpc(method, context)
             try:

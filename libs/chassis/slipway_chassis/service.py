@@ -5,16 +5,18 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from prometheus_client import Counter
+from slipway.link.v1 import link_pb2_grpc
 
 from slipway_chassis import telemetry
 from slipway_chassis.channel import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from slipway_chassis.interceptors import ServerInterceptor
+from slipway_chassis.link_server import LinkServicer
 from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
 from slipway_chassis.settings import CoreSettings
@@ -78,8 +80,11 @@ async def run_service(
         loop.add_signal_handler(number, stopping.set)
 
     verifier = CallerTokenVerifier(settings.caller_jwks_file)
-    server = grpc.aio.server(interceptors=[ServerInterceptor(verifier, public_methods)], options=_SERVER_OPTIONS)
-    health = _Health(servicers(server), readiness or {})
+    interceptor = ServerInterceptor(verifier, public_methods)
+    server = grpc.aio.server(interceptors=[interceptor], options=_SERVER_OPTIONS)
+    links = LinkServicer(interceptor.unary)
+    link_pb2_grpc.add_LinkServiceServicer_to_server(cast(Any, links), server)
+    health = _Health(servicers(links.serving(server)), readiness or {})
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     ports = {"grpc": _bind(server, settings.grpc_listen)}
     ops = OpsServer(lambda: health.missing)
@@ -96,6 +101,7 @@ async def run_service(
             # No check that passes may say "ready" again.
             watch.cancel()
             await health.stop()
+            links.close()
             await server.stop(settings.shutdown_grace)
             for task in tasks:
                 task.cancel()

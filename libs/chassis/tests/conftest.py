@@ -7,18 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import grpc
 import pytest
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
 from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
+from slipway.link.v1 import link_pb2_grpc
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway_chassis.caller import Caller
 from slipway_chassis.channel import connect
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.interceptors import ServerInterceptor
+from slipway_chassis.link import connect_linked
+from slipway_chassis.link_server import LinkServicer
 from slipway_chassis.postgres import migrate, open_pool
 from slipway_chassis.tokens import CallerTokenVerifier
 
@@ -116,29 +119,36 @@ class Files(memory_pb2_grpc.FilesServiceServicer):
 
 @dataclass
 class Running:
-    """The server's parts, and stubs on a channel to it."""
+    """The server's parts, and stubs on a channel to it; `linked_audit` calls over links."""
 
     server: grpc.aio.Server
     target: str
     servicer: Audit
     identity_servicer: Identity
     audit: audit_pb2_grpc.AuditServiceStub
+    linked_audit: audit_pb2_grpc.AuditServiceStub
+    links: LinkServicer
     identity: identity_pb2_grpc.IdentityServiceStub
     files: memory_pb2_grpc.FilesServiceStub
 
 
 @asynccontextmanager
-async def _serving(verifier: CallerTokenVerifier, port: int) -> AsyncGenerator[Running]:
+async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool) -> AsyncGenerator[Running]:
     """The server with the chassis' interceptor; IssueServiceToken is its only public method."""
     public = frozenset({"/slipway.identity.v1.IdentityService/IssueServiceToken"})
-    server = grpc.aio.server(interceptors=[ServerInterceptor(verifier, public)])
+    interceptor = ServerInterceptor(verifier, public)
+    server = grpc.aio.server(interceptors=[interceptor])
+    links = LinkServicer(interceptor.unary)
+    if with_links:
+        link_pb2_grpc.add_LinkServiceServicer_to_server(cast(Any, links), server)
+    serving = links.serving(server)
     audit, identity = Audit(), Identity()
-    audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
-    identity_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server)
-    memory_pb2_grpc.add_FilesServiceServicer_to_server(Files(), server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, serving)
+    identity_pb2_grpc.add_IdentityServiceServicer_to_server(identity, serving)
+    memory_pb2_grpc.add_FilesServiceServicer_to_server(Files(), serving)
     target = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
-    channel = connect(target)
+    channel, linked = connect(target), connect_linked(target)
     try:
         yield Running(
             server,
@@ -146,18 +156,21 @@ async def _serving(verifier: CallerTokenVerifier, port: int) -> AsyncGenerator[R
             audit,
             identity,
             audit_pb2_grpc.AuditServiceStub(channel),
+            audit_pb2_grpc.AuditServiceStub(linked),
+            links,
             identity_pb2_grpc.IdentityServiceStub(channel),
             memory_pb2_grpc.FilesServiceStub(channel),
         )
     finally:
         await channel.close()
+        await linked.close()
         await server.stop(None)
 
 
 @pytest.fixture
 def serving(signing: Any) -> Callable[..., Any]:
     """`async with serving(port)`: the small service on a port of one's own."""
-    return lambda port=0: _serving(CallerTokenVerifier(signing.jwks_file), port)
+    return lambda port=0, with_links=True: _serving(CallerTokenVerifier(signing.jwks_file), port, with_links=with_links)
 
 
 @pytest.fixture

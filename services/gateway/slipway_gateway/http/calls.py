@@ -11,8 +11,10 @@ from slipway.audit.v1.audit_pb2_grpc import AuditServiceStub
 from slipway.memory.v1.memory_pb2_grpc import FilesServiceStub, KnowledgeServiceStub, SessionsServiceStub
 from slipway.router.v1.router_pb2_grpc import RouterServiceStub
 from slipway.runs.v1.runs_pb2_grpc import RunsServiceStub
+from slipway.runs.v1.schedules_pb2_grpc import SchedulesServiceStub
 from slipway.tools.v1.tools_pb2_grpc import ToolsServiceStub
 from slipway_chassis import channel
+from slipway_chassis.link import connect_linked
 from starlette.requests import ClientDisconnect, Request
 
 from slipway_gateway.caller_tokens import CallerTokens
@@ -53,7 +55,9 @@ class Peers:
     """Stubs of the services behind the gateway."""
 
     def __init__(self, targets: Targets) -> None:
-        router, orchestrator = channel.connect(targets.router), channel.connect(targets.orchestrator)
+        # Chat completions and embeddings come many at a time.
+        router = connect_linked(targets.router)
+        orchestrator = channel.connect(targets.orchestrator)
         memory, tools, audit = (
             channel.connect(targets.memory),
             channel.connect(targets.tools),
@@ -63,6 +67,7 @@ class Peers:
         self.router = RouterServiceStub(router)
         self.agents = AgentsServiceStub(orchestrator)
         self.runs = RunsServiceStub(orchestrator)
+        self.schedules = SchedulesServiceStub(orchestrator)
         self.knowledge = KnowledgeServiceStub(memory)
         self.files = FilesServiceStub(memory)
         self.sessions = SessionsServiceStub(memory)

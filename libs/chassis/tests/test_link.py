@@ -1,0 +1,243 @@
+"""Calls over links behave as calls by themselves do, and share messages."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from slipway.audit.v1 import audit_pb2
+from slipway_chassis import link, telemetry
+from slipway_chassis.caller import current_caller, current_token
+from slipway_chassis.channel import invoke, stream
+from slipway_chassis.deadline import remaining
+from slipway_chassis.errors import ErrorKind, FailedPrecondition, FieldViolation, RemoteError
+from slipway_chassis.link_server import LinkServicer
+from slipway_testkit.waiting import eventually
+
+REQUEST = audit_pb2.GetCheckpointRequest()
+METHOD = "/slipway.audit.v1.AuditService/GetCheckpoint"
+
+
+class Closed(FailedPrecondition):
+    reason = "SHOP_CLOSED"
+
+
+def served(method: str, code: str) -> float:
+    name = "slipway_grpc_server_requests_total"
+    return telemetry.registry.get_sample_value(name, {"method": method, "code": code}) or 0
+
+
+class Counting:
+    """A stream's context that counts the messages read from it."""
+
+    def __init__(self, context: Any) -> None:
+        self.write = context.write
+        self._context = context
+        self.messages = 0
+
+    async def read(self) -> Any:
+        message = await self._context.read()
+        self.messages += message is not grpc.aio.EOF
+        return message
+
+
+@pytest.fixture
+def exchanged(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
+    """The links that were opened."""
+    opened: list[Counting] = []
+    exchange = LinkServicer.Exchange
+
+    async def counting(self: LinkServicer, request_iterator: Any, context: Any) -> None:
+        opened.append(Counting(context))
+        await exchange(self, request_iterator, opened[-1])
+
+    monkeypatch.setattr(LinkServicer, "Exchange", counting)
+    return opened
+
+
+async def test_a_linked_call_has_its_own_caller_trace_and_deadline(
+    exchanged: list[Counting], service: Any, signing: Any
+) -> None:
+    seen: list[Any] = []
+
+    async def behaviour() -> str:
+        seen.append((current_caller().subject, current_token(), telemetry.current_trace_id(), remaining()))
+        return "done"
+
+    service.servicer.behaviour = behaviour
+    tokens = {name: signing.token(name) for name in ("alice", "bob")}
+    traces: dict[str, str] = {}
+
+    async def ask(name: str, timeout: float) -> None:
+        with telemetry.span("test"):
+            traces[name] = telemetry.current_trace_id()
+            answer = await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=tokens[name], timeout=timeout)
+            assert answer.note == "done"
+
+    before = served(METHOD, "OK")
+    await asyncio.gather(ask("alice", 20), ask("bob", 40))
+    assert served(METHOD, "OK") == before + 2
+    assert {(subject, token, trace) for subject, token, trace, _ in seen} == {
+        (name, tokens[name], traces[name]) for name in tokens
+    }
+    assert sorted(round(left / 20) for *_, left in seen) == [1, 2]
+    # Calls of one moment go over one link.
+    assert len(exchanged) == 1
+
+
+async def test_calls_of_one_moment_share_a_message(exchanged: list[Counting], service: Any, signing: Any) -> None:
+    token = signing.token()
+    calls = (invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5) for _ in range(50))
+    await asyncio.gather(*calls)
+    assert [one.messages for one in exchanged] == [1]
+
+
+async def test_an_error_arrives_over_a_link_as_it_was_raised(service: Any, signing: Any) -> None:
+    violations = [FieldViolation("items[0].price", "is negative")]
+
+    async def behaviour() -> str:
+        raise Closed("closed until nine", violations=violations, metadata={"opens": "09:00"}, retry_after=1.5)
+
+    service.servicer.behaviour = behaviour
+    with pytest.raises(RemoteError) as raised:
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
+    error = raised.value
+    assert (error.kind, error.reason, error.message) == (
+        ErrorKind.FAILED_PRECONDITION,
+        "SHOP_CLOSED",
+        "closed until nine",
+    )
+    assert (error.violations, error.metadata, error.retry_after) == (tuple(violations), {"opens": "09:00"}, 1.5)
+    assert error.trace_id
+
+
+async def test_a_bug_shows_nothing_of_itself_over_a_link(service: Any, signing: Any) -> None:
+    async def behaviour() -> str:
+        raise RuntimeError("secret detail")
+
+    service.servicer.behaviour = behaviour
+    with pytest.raises(RemoteError) as raised:
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
+    assert raised.value.kind is ErrorKind.INTERNAL
+    assert "secret" not in raised.value.message
+
+
+@pytest.mark.parametrize("token", ["", "nonsense"])
+async def test_a_linked_call_without_a_good_token_is_unauthenticated(service: Any, token: str) -> None:
+    with pytest.raises(RemoteError) as raised:
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+    assert raised.value.kind is ErrorKind.UNAUTHENTICATED
+
+
+async def test_a_caller_who_gives_up_cancels_the_handler_and_no_other(service: Any, signing: Any) -> None:
+    begun, other = asyncio.Event(), asyncio.Event()
+
+    async def behaviour() -> str:
+        begun.set()
+        await other.wait()
+        return "late"
+
+    service.servicer.behaviour = behaviour
+    token = signing.token()
+    leaving = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
+    staying = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
+    await asyncio.wait_for(begun.wait(), 10)
+    leaving.cancel()
+    await asyncio.wait_for(service.servicer.cancelled.wait(), 10)
+    other.set()
+    assert (await staying).note == "late"
+
+
+async def test_the_deadline_ends_both_sides_of_a_linked_call(service: Any, signing: Any) -> None:
+    service.servicer.behaviour = asyncio.Event().wait
+    with pytest.raises(RemoteError) as raised:
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=0.2)
+    assert raised.value.kind is ErrorKind.DEADLINE_EXCEEDED
+    await asyncio.wait_for(service.servicer.cancelled.wait(), 10)
+
+
+async def test_streams_of_a_linked_channel_are_plain_ones(service: Any, signing: Any) -> None:
+    request = audit_pb2.ExportRunEvidenceRequest()
+    parts = stream(service.linked_audit.ExportRunEvidence, request, token=signing.token(), timeout=5)
+    assert [part.data async for part in parts] == [b"one", b"two", b""]
+
+
+async def test_a_broken_link_ends_its_calls_as_unavailable_and_the_next_call_opens_another(
+    serving: Callable[..., Any], signing: Any, free_port: Callable[[], int]
+) -> None:
+    token, port = signing.token(), free_port()
+    async with serving(port) as first:
+        begun = asyncio.Event()
+
+        async def behaviour() -> str:
+            begun.set()
+            await asyncio.Event().wait()
+            return ""
+
+        first.servicer.behaviour = behaviour
+        call = asyncio.create_task(invoke(first.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
+        await asyncio.wait_for(begun.wait(), 10)
+        await first.server.stop(None)
+        with pytest.raises(RemoteError) as raised:
+            await call
+        assert raised.value.kind is ErrorKind.UNAVAILABLE
+        async with serving(port):
+
+            async def answered() -> bool:
+                try:
+                    await invoke(first.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+                except RemoteError:
+                    return False
+                return True
+
+            await eventually(answered, 20)
+
+
+async def test_a_server_that_stops_answers_what_is_under_way(service: Any, signing: Any) -> None:
+    begun, going_on = asyncio.Event(), asyncio.Event()
+
+    async def behaviour() -> str:
+        begun.set()
+        await going_on.wait()
+        return "whole"
+
+    service.servicer.behaviour = behaviour
+    token = signing.token()
+    call = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
+    await asyncio.wait_for(begun.wait(), 10)
+    service.links.close()
+    stopping = asyncio.create_task(service.server.stop(60))
+    going_on.set()
+    assert (await call).note == "whole"
+    # The caller has ended its link, so that the server need not wait for its grace to pass.
+    await asyncio.wait_for(stopping, 20)
+
+
+async def test_a_link_that_closes_gives_way_to_another(exchanged: list[Counting], service: Any, signing: Any) -> None:
+    token = signing.token()
+    # One call after the other goes over all links.
+    for _ in range(4):
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+    assert len(exchanged) == 4
+    service.links.close()
+
+    async def replaced() -> None:
+        while len(exchanged) < 8:
+            await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+
+    await asyncio.wait_for(replaced(), 10)
+
+
+async def test_a_server_that_knows_no_links_is_called_without(serving: Callable[..., Any], signing: Any) -> None:
+    async with serving(with_links=False) as old:
+        calls = [invoke(old.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5) for _ in range(3)]
+        assert len(await asyncio.gather(*calls)) == 3
+
+
+async def test_a_large_request_goes_by_itself(
+    exchanged: list[Counting], service: Any, signing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_MOST_REQUEST_BYTES", -1)
+    await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
+    assert exchanged == []
