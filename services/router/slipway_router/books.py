@@ -20,11 +20,12 @@ from slipway_chassis.evidence import Evidence, SealedEvent
 from slipway_chassis.logs import get_logger
 from slipway_chassis.telemetry import current_trace_id
 
+from slipway_router import metrics
 from slipway_router.budgets import Payers, exhausted
 from slipway_router.call_record import CallRecord
 from slipway_router.catalogue import Model
 from slipway_router.chat import Record
-from slipway_router.eligibility import most_cost
+from slipway_router.eligibility import output_limit
 from slipway_router.evidence_data import MODEL_CALL, event_data
 from slipway_router.group_commit import GroupCommit
 from slipway_router.holds import Hold
@@ -50,6 +51,9 @@ class Reservation:
     hold: Hold
     dispatched: bool
     seconds: float
+    input_most: int
+    output_most: int
+    """Tokens that the worst case stands for."""
     ended: tuple[tuple[UUID, Decimal], ...]
 
 
@@ -100,7 +104,9 @@ class Books:
         Until then nothing is owed if this process dies. Raises BudgetExhausted, StoreUnavailable.
         """
         assert record.plan is not None  # noqa: S101 - there is no attempt without a plan
-        hold = Hold(model, most_cost(model, record.plan.demand))
+        demand = record.plan.demand
+        output_most = 0 if demand.kind == "embedding" else output_limit(model, demand.output_limit)
+        hold = Hold(model, model.price.most(demand.input_most, output_most))
         over = [other for other in record.holds if other.ended and not other.passed_on]
         reservation = Reservation(
             record,
@@ -108,6 +114,8 @@ class Books:
             hold,
             dispatched,
             seconds + _GRACE,
+            demand.input_most,
+            output_most,
             tuple((other.hold_id, other.cost) for other in over),
         )
         made = self._reserving.submit(reservation)
@@ -120,6 +128,7 @@ class Books:
         for other in over:
             other.passed_on = True
         if refusal is not None:
+            metrics.budget_refusals.labels(refusal["scope"] or "").inc()
             raise exhausted(refusal, hold.worst)
         record.holds.append(hold)
         return hold

@@ -8,17 +8,30 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 from slipway_chassis.caller import Caller
 from slipway_chassis.evidence import Evidence
+from slipway_chassis.logs import get_logger
 from slipway_chassis.postgres import domain_errors, transaction
 
+from slipway_router import metrics
 from slipway_router.books import ClosedAccount, Refusal, Reservation
+from slipway_router.budgets import Scope
 from slipway_router.call_record import CallRecord
 from slipway_router.decision import recorded
+
+_log = get_logger(__name__)
+# Tells once of a counter that has reached its soft limit: who comes second gets no row.
+_WARN = """
+WITH warned AS (INSERT INTO budget_warning (counter_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING counter_id)
+SELECT b.tenant, b.name, b.scope, c.value, b.period, c.period_start, b.soft_limit_usd, b.limit_usd, c.spent
+FROM warned JOIN budget_counter c USING (counter_id) JOIN budget b USING (budget_key)
+"""
 
 
 class Lane:
@@ -65,7 +78,7 @@ class PostgresBooks:
 
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Refusal | None]:
         """Reserve for each, in order; what refused each, or None. Raises StoreUnavailable."""
-        requests = _json([_reservation(item) for item in reservations])
+        requests = as_json([_reservation(item) for item in reservations])
         rows = await self._reserving.fetch("SELECT refusal FROM router_reserve($1, $2)", self.instance, requests)
         return [json.loads(row["refusal"]) if row["refusal"] else None for row in rows]
 
@@ -79,7 +92,7 @@ class PostgresBooks:
 
     async def settle(self, accounts: Sequence[ClosedAccount]) -> Sequence[None]:
         """Write the calls and their events, then bring the budgets' counters up to date. Raises StoreUnavailable."""
-        calls = _json([_account(account) for account in accounts])
+        calls = as_json([_account(account) for account in accounts])
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow("SELECT events, uncounted FROM router_settle($1)", calls)
             new = set(row["events"])
@@ -91,8 +104,31 @@ class PostgresBooks:
         return [None] * len(accounts)
 
     async def count(self, holds: Sequence[UUID]) -> None:
-        """Bring the counters of these reservations up to date; to do it twice does no harm."""
-        await self._counting.fetch("SELECT counter_id FROM router_count($1)", list(holds))
+        """Bring the counters of these reservations up to date; to do it twice does no harm. Tells of soft limits."""
+        for row in await self._counting.fetch("SELECT counter_id FROM router_count($1)", list(holds)):
+            await self._warn(row["counter_id"])
+
+    async def _warn(self, counter: int) -> None:
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_WARN, counter)
+            if row is None:
+                return
+            facts = {
+                name: format(value, "f") if isinstance(value, Decimal) else str(value) for name, value in row.items()
+            }
+            caller = _router_for(row["tenant"])
+            subject = row["value"] if row["scope"] == Scope.USER else caller.subject
+            sealed = self._evidence.seal(
+                "budget.soft_limit_reached",
+                caller=caller,
+                subject=subject,
+                resource=f"budget/{row['name']}",
+                data=facts,
+                time=datetime.now(UTC),
+            )
+            await self._evidence.record(connection, sealed, subject=subject)
+        metrics.soft_limits.inc()
+        _log.warning("budget.soft_limit_reached", **facts)
 
     async def close(self) -> None:
         """Give connections back."""
@@ -110,6 +146,12 @@ def caller_facts(caller: Caller) -> dict[str, Any]:
         "token_id": caller.token_id,
         "owner": caller.owner,
     }
+
+
+def _router_for(tenant: str) -> Caller:
+    """The router's own principal, for what it finds out by itself."""
+    nobody = frozenset[str]()
+    return Caller("service:router", tenant, "service", nobody, nobody, None, None, "", datetime.now(UTC))
 
 
 def _reservation(item: Reservation) -> dict[str, Any]:
@@ -136,6 +178,9 @@ def _reservation(item: Reservation) -> dict[str, Any]:
             "route": _route(record),
             "model": item.hold.model.name,
             "provider": item.hold.model.provider.name,
+            "person": payers.person,
+            "input_most": item.input_most,
+            "output_most": item.output_most,
             "run_id": record.run_id,
             "root_run_id": record.root_run_id,
             "effect": record.effect.key if record.effect else None,
@@ -187,6 +232,7 @@ def _route(record: CallRecord) -> str | None:
     return record.plan.route.name if record.plan and record.plan.route else None
 
 
-def _json(value: Sequence[Mapping[str, Any]]) -> str:
+def as_json(value: Sequence[Mapping[str, Any]]) -> str:
+    """JSON for the functions of the migration."""
     # PostgreSQL's text holds no NUL; callers' own words may.
     return json.dumps(value).replace("\\u0000", "\\ufffd")

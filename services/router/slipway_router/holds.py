@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 from slipway_router.catalogue import Model
@@ -23,6 +24,6 @@ class Hold:
     """The attempt is over: `cost` will not change."""
     passed_on: bool = False
     """The books know that it is over."""
-    reserving: "asyncio.Future[object] | None" = None
+    reserving: "asyncio.Future[Any] | None" = None
     """A reservation whose caller went away before it was made."""
     hold_id: UUID = field(default_factory=uuid4)

@@ -22,12 +22,14 @@ from slipway_chassis.settings import load_settings
 from slipway_router.accounts import Accounts
 from slipway_router.books import Books
 from slipway_router.books_store import PostgresBooks
+from slipway_router.budget_store import BudgetStore
 from slipway_router.calls import ModelCalls
 from slipway_router.catalogue_file import CatalogueInvalid
 from slipway_router.catalogue_resolve import References
 from slipway_router.catalogue_source import CatalogueSource
 from slipway_router.failover import Failover
 from slipway_router.measurements import Measurements
+from slipway_router.orphans import Orphans
 from slipway_router.performance_exchange import PerformanceExchange
 from slipway_router.permissions import ModelPermissions
 from slipway_router.secrets_file import SecretsInvalid
@@ -60,7 +62,10 @@ async def serve(settings: RouterSettings) -> None:
     outbox = Outbox(database, bus, keys)
     books_store = PostgresBooks(database, Evidence("router", outbox))
     books = Books(books_store, Evidence("router", outbox))
+    orphans = Orphans(database, books_store, Evidence("router", outbox), dead_after=settings.orphan_seconds)
+    await orphans.announce()
     store = UsageStore(database, books.flush)
+    budgets = BudgetStore(database, Evidence("router", outbox))
     ledger = EffectLedger(database, keys)
     policy = PolicyEngine(settings.policy_dir)
     health = SharedHealth(redis)
@@ -79,7 +84,7 @@ async def serve(settings: RouterSettings) -> None:
     )
 
     def servicers(server: grpc.aio.Server) -> list[str]:
-        servicer = RouterServicer(calls, store, catalogue, health, measurements, policy)
+        servicer = RouterServicer(calls, store, catalogue, health, measurements, policy, budgets)
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
 
@@ -101,6 +106,7 @@ async def serve(settings: RouterSettings) -> None:
         servicers=servicers,
         background={
             "outbox-relay": outbox.relay,
+            "orphans": orphans.watch,
             "catalogue-watch": partial(catalogue.watch, wires.keep_those_of),
             "performance-exchange": PerformanceExchange(redis, measurements).run,
             "retention": partial(sweep, database),

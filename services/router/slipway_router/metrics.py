@@ -38,3 +38,13 @@ health_degraded = Gauge(
 catalogue_refused = Counter(
     "slipway_router_catalogue_refused", "Catalogue files that were not taken up", registry=registry
 )
+orphans = Counter(
+    "slipway_router_orphans",
+    "Reservations of dead replicas that were released, and calls that were billed with their worst case",
+    ["what"],
+    registry=registry,
+)
+soft_limits = Counter("slipway_router_soft_limits", "Soft limits of budgets that were reached", registry=registry)
+budget_refusals = Counter(
+    "slipway_router_budget_refusals", "Attempts that no budget had room for, by scope", ["scope"], registry=registry
+)

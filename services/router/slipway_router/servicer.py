@@ -12,6 +12,7 @@ from slipway_chassis.paging import InvalidPageToken, decode_token, encode_token,
 from slipway_chassis.policy import Resource
 
 from slipway_router import convert
+from slipway_router.budget_servicer import BudgetMethods, Budgets
 from slipway_router.calls import ModelCalls
 from slipway_router.measurements import Measurements
 from slipway_router.permissions import Policy
@@ -30,7 +31,7 @@ class UsageReader(DecisionReader, Protocol):
     ) -> list[UsageSum]: ...
 
 
-class RouterServicer(ModelsServicer):
+class RouterServicer(ModelsServicer, BudgetMethods):
     """Serves RouterService: calls and usage here, the rest by its bases."""
 
     def __init__(
@@ -41,7 +42,9 @@ class RouterServicer(ModelsServicer):
         health: HealthView,
         measurements: Measurements,
         policy: Policy,
+        budgets: Budgets,
     ) -> None:
+        BudgetMethods.__init__(self, budgets, policy)
         super().__init__(calls, catalogue, health, measurements, usage, policy)
         self._usage = usage
 

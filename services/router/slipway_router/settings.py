@@ -15,4 +15,7 @@ class RouterSettings(ServiceSettings):
     catalogue_file: Path = Field(description="YAML file of providers, models and routes; taken up when it changes")
     secrets_file: Path | None = Field(None, description="YAML file of secrets that the catalogue refers to; mode 0600")
     local_models_url: str = Field("", description="base URL that `setting:local_models_url` in the catalogue means")
+    orphan_seconds: float = Field(
+        15, ge=1, le=600, description="seconds without a sign of life after which a replica is taken for dead"
+    )
     redis_timeout: float = Field(0.25, gt=0, le=10, description="seconds that a call waits for Redis at most")

@@ -368,9 +368,16 @@ def scripted(start_router: Callable[..., Router]) -> Iterator[Callable[..., Scri
     """Starts a provider with scripts and a router over routes of them."""
     with contextlib.ExitStack() as stack:
 
-        def start(scripts: dict[str, Script], routes: dict[str, list[str]], **limits: float) -> Scripted:
+        def start(
+            scripts: dict[str, Script],
+            routes: dict[str, list[str]],
+            *,
+            settings: dict[str, str] | None = None,
+            **limits: float,
+        ) -> Scripted:
             provider = stack.enter_context(running(Provider(scripts)))
-            router = start_router(catalogue_of(routes, provider.port, **limits), {"scripted": "sk-scripted-key"})
+            catalogue = catalogue_of(routes, provider.port, **limits)
+            router = start_router(catalogue, {"scripted": "sk-scripted-key"}, **(settings or {}))
             models = {
                 route: [f"{script.partition(' ')[0]}@{route}.{n}" for n, script in enumerate(candidates)]
                 for route, candidates in routes.items()
