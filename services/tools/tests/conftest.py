@@ -26,6 +26,9 @@ from slipway_chassis.errors import NotFound
 from slipway_chassis.grpc_errors import DETAILS_KEY, to_status
 from slipway_chassis.tokens import CallerTokenVerifier
 
+# Test folders are no packages here: the tests' own modules are found beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
 SECRET = "Bearer s3cr3t-7f1c9a-ledger"
 
 

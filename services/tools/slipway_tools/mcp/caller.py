@@ -52,7 +52,7 @@ class McpCaller:
                 field="tool",
             ) from drift
         except PeerFailed as error:
-            if error.acted and not declaration.repeatable:
+            if error.in_doubt and not declaration.repeatable:
                 raise AnswerLost(f"{error.message} It may have acted, and asking again could do it twice.") from error
             failure = ToolFailure(error.code, error.message, retryable=error.retryable)
             return ToolResult(failure=failure, evidence=evidence)

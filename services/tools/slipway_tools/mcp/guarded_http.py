@@ -5,6 +5,8 @@ up again. All of that passes here, so that no server can lead this service to an
 reading, or make it unfold a compressed answer.
 """
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -15,6 +17,7 @@ from slipway_tools.address import AddressNotAllowed, AllowList, HostUnreachable,
 from slipway_tools.mcp.peer import EXCHANGE_LIMIT
 
 _CONNECT_SECONDS = 10.0
+_GOODBYE_SECONDS = 2.0
 _TRIED_ADDRESSES = 3
 _REQUESTS_LIMIT = 64  # of one exchange: lists, calls, tokens, streams taken up again
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -32,7 +35,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
         self.fault: Exception | None = None
-        self.sent: list[str] = []
+        self.status = 0  # of the last answer
+        self._sent = 0
         self._allowed = allowed
         self._tls = tls
         self._left = EXCHANGE_LIMIT
@@ -42,13 +46,24 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request to a checked address of its host."""
         try:
+            if request.method == "DELETE":
+                return await self._say_goodbye(request)
             return await self._send(request)
         except (AddressNotAllowed, HostUnreachable, Exceeded) as error:
             self.fault = self.fault or error
             raise httpx2.ConnectError(str(error), request=request) from error
 
+    async def _say_goodbye(self, request: httpx2.Request) -> httpx2.Response:
+        """End a session: sent when the exchange is over, perhaps because its time is, so it has little of its own."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                response = await self._send(request)
+                await response.aclose()
+                return httpx2.Response(response.status_code, request=request)
+        return httpx2.Response(204, request=request)
+
     async def _send(self, request: httpx2.Request) -> httpx2.Response:
-        if self.fault is not None or len(self.sent) >= _REQUESTS_LIMIT:
+        if self.fault is not None or self._sent >= _REQUESTS_LIMIT:
             raise Exceeded(f"more than {_REQUESTS_LIMIT} requests were needed")
         url = request.url
         host = url.host.rstrip(".").lower()
@@ -58,7 +73,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 f"{host}:{port} must be called with https:// unless SLIPWAY_TOOLS_HTTP_ALLOW names it"
             )
         addresses = (await checked_addresses(host, port, self._allowed))[:_TRIED_ADDRESSES]
-        self.sent.append(f"{request.method} {host}:{port}")
+        self._sent += 1
         pool = self._pools.get(host)
         if pool is None:
             pool = self._pools[host] = httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False)
@@ -79,6 +94,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 if index + 1 == len(addresses):
                     raise
                 continue
+            self.status = response.status_code
             return await self._bounded(response)
         raise AssertionError("unreachable")
 

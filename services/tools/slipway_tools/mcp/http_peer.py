@@ -35,6 +35,10 @@ from slipway_tools.tool import SECRET_PREFIX
 T = TypeVar("T")
 _PAGES_LIMIT = 32
 _KEPT_TOKENS = 1024
+# What the client library says when there was no whole answer.
+_NO_ANSWER = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
+# A gateway's answer: the server behind it may have acted.
+_UNKNOWN_OUTCOME = frozenset({502, 504})
 _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
@@ -65,7 +69,7 @@ class HttpPeer:
 
     async def offer(self, caller: Caller, server: McpServer) -> Offer:
         """The tools that the server offers now; raises PeerFailed."""
-        return await self._exchange(caller, server, _offer, acted=False)
+        return await self._exchange(caller, server, _offer)
 
     async def call(self, caller: Caller, server: McpServer, call: PinnedCall) -> Reply:
         """Look whether the tool is what was pinned, and call it; raises Drifted, PeerFailed."""
@@ -82,22 +86,17 @@ class HttpPeer:
             # Not the client's own call_tool: it checks results with patterns that can take for ever on short texts.
             result = await session.session.send_request(request, _RESULT)
             if isinstance(result, types.InputRequiredResult):
-                raise PeerFailed(
-                    "INPUT_REQUIRED", "The server asks for more input, which nobody here gives.", acted=True
-                )
+                raise PeerFailed("INPUT_REQUIRED", "The server asks for more input, which nobody here gives.")
             shown = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
             return Reply(offered.protocol_version, shown)
 
         try:
-            return await self._exchange(caller, server, ask, acted=True)
+            return await self._exchange(caller, server, ask)
         except PeerFailed as error:
-            raise PeerFailed(
-                error.code, error.message, acted=error.acted and asked, retryable=error.retryable
-            ) from error
+            in_doubt = error.in_doubt and asked
+            raise PeerFailed(error.code, error.message, in_doubt=in_doubt, retryable=error.retryable) from error
 
-    async def _exchange(
-        self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]], *, acted: bool
-    ) -> T:
+    async def _exchange(self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]]) -> T:
         """Connect, ask, close.
 
         Raises:
@@ -115,14 +114,14 @@ class HttpPeer:
             ):
                 return await ask(session)
         except TimeoutError as error:
-            raise PeerFailed("TIMEOUT", f"No answer within {seconds:g} s.", acted=acted, retryable=True) from error
+            raise PeerFailed("TIMEOUT", f"No answer within {seconds:g} s.", in_doubt=True, retryable=True) from error
         except BaseExceptionGroup as group:
-            raise _failure(guard, _first(group), acted) from group
+            raise _failure(guard, _first(group)) from group
         except (Drifted, PeerFailed, SlipwayError):
             raise
         except Exception as error:
             # The client library has no common class of what a server can do to it.
-            raise _failure(guard, error, acted) from error
+            raise _failure(guard, error) from error
 
     def _headers(self, tenant: str, http: HttpEndpoint) -> dict[str, str]:
         host = (urlsplit(http.url).hostname or "").rstrip(".").lower()
@@ -195,11 +194,11 @@ async def _offer(session: Client) -> Offer:
                 doubled.add(tool.name)
             tools[tool.name] = Definition(tool.name, tool.description or "", tool.input_schema, tool.output_schema)
         if len(tools) > TOOLS_LIMIT:
-            raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.", acted=False)
+            raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.")
         cursor = page.next_cursor
         if not cursor:
             return Offer(session.protocol_version, tools, frozenset(doubled))
-    raise PeerFailed("TOO_MANY_TOOLS", f"The list of tools has no end within {_PAGES_LIMIT} pages.", acted=False)
+    raise PeerFailed("TOO_MANY_TOOLS", f"The list of tools has no end within {_PAGES_LIMIT} pages.")
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
@@ -210,35 +209,28 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-def _failure(guard: GuardedTransport, error: BaseException, acted: bool) -> Exception:
-    """What a failed exchange means. Texts of the server are cut and named as such: they are nobody's instruction."""
+def _failure(guard: GuardedTransport, error: BaseException) -> Exception:
+    """What a failed exchange means. Texts of the server are cut and quoted: they are nobody's instruction."""
     if isinstance(error, Drifted | PeerFailed):
         return error
     if isinstance(guard.fault, Exceeded):
-        return PeerFailed("OUTPUT_TOO_LARGE", f"Stopped: {guard.fault}.", acted=acted)
+        return PeerFailed("OUTPUT_TOO_LARGE", f"Stopped: {guard.fault}.")
     if isinstance(guard.fault, SlipwayError):
         return guard.fault
     if isinstance(guard.fault, HostUnreachable):
-        return PeerFailed("UNREACHABLE", f"{guard.fault}.", acted=False, retryable=True)
+        return PeerFailed("UNREACHABLE", f"{guard.fault}.", retryable=True)
     if isinstance(error, OAuthFlowError):
-        return PeerFailed(
-            "UNAUTHORIZED", "The server or its authorization server refused our credentials.", acted=False
-        )
+        return PeerFailed("UNAUTHORIZED", f"No access token for the MCP server: {quoted(str(error))}")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return PeerFailed("UNREACHABLE", "No connection to the MCP server.", acted=False, retryable=True)
+        return PeerFailed("UNREACHABLE", "No connection to the MCP server.", retryable=True)
+    if isinstance(error, httpx2.TransportError) or (isinstance(error, MCPError) and error.error.code in _NO_ANSWER):
+        message = "The connection broke before the answer was whole."
+        return PeerFailed("CONNECTION_LOST", message, in_doubt=True, retryable=True)
     if isinstance(error, MCPError):
-        return PeerFailed(
-            "MCP_ERROR",
-            f"The MCP server answered with error {error.error.code}: {quoted(error.error.message)}",
-            acted=acted,
-        )
-    if isinstance(error, httpx2.TransportError):
-        return PeerFailed(
-            "CONNECTION_LOST", "The connection broke before the answer was whole.", acted=acted, retryable=True
-        )
-    return PeerFailed(
-        "MCP_PROTOCOL", f"The MCP server does not keep to the protocol ({type(error).__name__}).", acted=acted
-    )
+        message = f"The MCP server answered with error {error.error.code}: {quoted(error.error.message)}"
+        return PeerFailed("MCP_ERROR", message, in_doubt=guard.status in _UNKNOWN_OUTCOME)
+    message = f"The MCP server does not keep to the protocol ({type(error).__name__})."
+    return PeerFailed("MCP_PROTOCOL", message, in_doubt=True)
 
 
 def quoted(text: str) -> str:

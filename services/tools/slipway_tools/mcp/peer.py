@@ -41,13 +41,13 @@ class Reply:
 
 
 class PeerFailed(Exception):
-    """The exchange failed. `acted` is False when the call can't have been acted on."""
+    """The exchange failed. `in_doubt`: a call was sent, and whether the server acted on it is not known."""
 
-    def __init__(self, code: str, message: str, *, acted: bool, retryable: bool = False) -> None:
+    def __init__(self, code: str, message: str, *, in_doubt: bool = False, retryable: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.acted = acted
+        self.in_doubt = in_doubt
         self.retryable = retryable
 
 

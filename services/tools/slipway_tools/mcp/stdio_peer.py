@@ -37,9 +37,7 @@ class StdioPeer:
         offer = _offer(answer)
         find_pinned(server, offer, call)
         if "error" in answer:
-            raise PeerFailed(
-                "MCP_ERROR", f"The MCP server answered with an error: {quoted(str(answer['error']))}", acted=False
-            )
+            raise PeerFailed("MCP_ERROR", f"The MCP server answered with an error: {quoted(str(answer['error']))}")
         result = answer.get("result")
         if not isinstance(result, dict):
             raise _garbled()
@@ -63,7 +61,7 @@ class StdioPeer:
         program = PythonCall(_BRIDGE, json.dumps(asked), server.connection.timeout, inline, fetched)
         result = await self._sandboxes.python().call(program, self._fetch)
         if failure := result.failure:
-            raise PeerFailed(failure.code, failure.message, acted=False, retryable=failure.retryable)
+            raise PeerFailed(failure.code, failure.message, retryable=failure.retryable)
         answer: Any = jsontext.parse(result.output_json, field="result", limit=EXCHANGE_LIMIT)
         if not isinstance(answer, dict):
             raise _garbled()
@@ -82,7 +80,7 @@ def _offer(answer: dict[str, Any]) -> Offer:
             doubled.add(definition.name)
         tools[definition.name] = definition
     if len(tools) > TOOLS_LIMIT:
-        raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.", acted=False)
+        raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.")
     return Offer(str(answer.get("protocol_version"))[:32], tools, frozenset(doubled))
 
 
@@ -100,4 +98,4 @@ def _definition(tool: Any) -> Definition:
 
 
 def _garbled() -> PeerFailed:
-    return PeerFailed("MCP_PROTOCOL", "The MCP server does not keep to the protocol.", acted=False)
+    return PeerFailed("MCP_PROTOCOL", "The MCP server does not keep to the protocol.")
