@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from slipway_cli.commands import agents, approvals, audit, identity, knowledge, money, runs, tools
+from slipway_cli.commands import (
+    agents,
+    approvals,
+    audit,
+    budgets,
+    identity,
+    knowledge,
+    money,
+    runs,
+    schedules,
+    steering,
+    tools,
+)
 from slipway_cli.output import USAGE, console, fail
 
 app = typer.Typer(
@@ -17,11 +29,15 @@ app = typer.Typer(
 app.add_typer(agents.app, name="agents")
 app.command()(runs.run)
 app.add_typer(runs.app, name="runs")
+steering.add_to(runs.app)
+app.add_typer(schedules.app, name="schedules")
+app.command()(schedules.suspension)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(tools.app, name="tools")
 app.add_typer(money.app, name="models")
 app.command()(money.usage)
+app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
 app.command()(identity.login)
 app.command()(identity.token)

@@ -287,3 +287,62 @@ def test_the_completion_script_is_for_this_command() -> None:
     command = [SLIPWAY, "--show-completion", "bash"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "_SLIPWAY_COMPLETE=complete_bash" in done.stdout, done.stderr
+
+
+def test_verbs_reach_their_run_and_a_bulk_cancel_its_filter(slipway: Slipway, gateway: ScriptedServer) -> None:
+    gateway.then(*[answers(RUN)] * 5, answers({"count": 2, "more": False}))
+    run = RUN["run_id"]
+    assert slipway("runs", "pause", str(run), "--reason", "wait").exit_code == 0
+    assert slipway("runs", "signal", str(run), "paid", "--payload", '{"n": 1}').exit_code == 0
+    assert slipway("runs", "limits", str(run), "--steps", "80", "--wall-time", "3d").exit_code == 0
+    assert slipway("runs", "fork", str(run), "7", "--input", "null").exit_code == 0
+    assert slipway("runs", "cancel", str(run), "--force").exit_code == 0
+    done = slipway("runs", "cancel", "--label", "batch=7", "--state", "PAUSED", "--json")
+    assert json.loads(done.stdout) == {"count": 2, "more": False}
+    asked = [(one.path, json.loads(one.body)) for one in gateway.asked]
+    assert asked == [
+        (f"/v1/runs/{run}/pause", {"reason": "wait"}),
+        (f"/v1/runs/{run}/signal", {"name": "paid", "payload": {"n": 1}}),
+        (f"/v1/runs/{run}/limits", {"steps": 80, "wall_time": "3d"}),
+        (f"/v1/runs/{run}/fork", {"seq": 7, "input": None}),
+        (f"/v1/runs/{run}/cancel", {"reason": "", "force": True}),
+        ("/v1/runs/cancel", {"states": ["PAUSED"], "labels": {"batch": "7"}, "reason": "", "force": False}),
+    ]
+
+
+def test_a_cancel_names_a_run_or_a_filter(slipway: Slipway, gateway: ScriptedServer) -> None:
+    assert slipway("runs", "cancel").exit_code == 2
+    assert slipway("runs", "cancel", "run_1", "--agent", "desk").exit_code == 2
+    assert gateway.asked == []
+
+
+def test_a_replay_that_differs_is_1(slipway: Slipway, gateway: ScriptedServer) -> None:
+    gateway.then(answers({"same": True, "events": 9}), answers({"same": False, "difference": {"seq": 3}}))
+    assert slipway("runs", "replay", "run_1").exit_code == 0
+    assert slipway("runs", "replay", "run_1").exit_code == 1
+
+
+def test_agents_and_the_tenant_are_suspended_and_schedules_put(slipway: Slipway, gateway: ScriptedServer) -> None:
+    suspended = {"scope": "TENANT", "reason": "drill", "suspended_by": "dave"}
+    schedule = {"agent": "desk", "schedule": "daily", "cron": "0 7 * * *", "next_time": "2026-11-26T06:00:00Z"}
+    gateway.then(
+        answers({"agent": "desk", "suspension": suspended}),
+        answers({"suspensions": [suspended]}),
+        answers(schedule, 201),
+        answers({"schedules": [schedule]}),
+        answers(None, 204),
+    )
+    assert slipway("agents", "suspend", "desk", "--reason", "it pays twice").exit_code == 0
+    assert "drill" in slipway("suspension", "--suspend", "--reason", "drill").stdout
+    put = slipway("schedules", "put", "desk", "daily", "--cron", "0 7 * * *", "--time-zone", "Europe/Berlin")
+    assert put.exit_code == 0
+    assert "daily" in slipway("schedules", "list", "desk").stdout
+    assert slipway("schedules", "delete", "desk", "daily").exit_code == 0
+    assert [(one.method, one.path) for one in gateway.asked] == [
+        ("POST", "/v1/agents/desk/suspend"),
+        ("PUT", "/v1/suspension"),
+        ("PUT", "/v1/agents/desk/schedules/daily"),
+        ("GET", "/v1/agents/desk/schedules"),
+        ("DELETE", "/v1/agents/desk/schedules/daily"),
+    ]
+    assert json.loads(gateway.asked[2].body) == {"cron": "0 7 * * *", "time_zone": "Europe/Berlin", "paused": False}

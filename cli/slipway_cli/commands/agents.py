@@ -95,6 +95,25 @@ def promote(client: "Client", agent: _Agent, version: _Version, as_json: JsonOpt
 
 @app.command()
 @at_gateway
+def suspend(
+    client: "Client",
+    agent: _Agent,
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Pull the agent's kill switch: no run starts, and those under way pause."""
+    show_one(client.agents.suspend(agent, reason), as_json=as_json)
+
+
+@app.command()
+@at_gateway
+def resume(client: "Client", agent: _Agent, as_json: JsonOption = False) -> None:
+    """Lift the agent's kill switch: runs start again, and those that it paused go on."""
+    show_one(client.agents.resume(agent), as_json=as_json)
+
+
+@app.command()
+@at_gateway
 def rollback(client: "Client", agent: _Agent, as_json: JsonOption = False) -> None:
     """Go back to the version that was in production before."""
     show_one(client.agents.rollback(agent), as_json=as_json)

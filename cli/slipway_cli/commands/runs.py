@@ -1,6 +1,7 @@
 """`slipway run` and `slipway runs …`."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,12 +29,20 @@ def run(
     input_text: _Input,
     version: Annotated[int | None, typer.Option(help="Version; by default the one in production.")] = None,
     label: _Label = None,
+    priority: Annotated[int | None, typer.Option(help="0 (last) to 9 (first).", min=0, max=9)] = None,
+    not_before: Annotated[datetime | None, typer.Option(help="Earliest start, in local time.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Print events until the run ends.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a run. With --follow, --json prints one event a line, and the exit code is 1 when it does not succeed."""
-    labels = dict(_pair(one) for one in label or ())
-    started = client.runs.start(agent, parse_input(input_text), version=version, labels=labels or None)
+    started = client.runs.start(
+        agent,
+        parse_input(input_text),
+        version=version,
+        labels=parse_labels(label),
+        priority=priority,
+        not_before=not_before.astimezone() if not_before else None,
+    )
     if follow:
         if not as_json:
             console.print(f"[bold]{started.run_id}[/]", highlight=False)
@@ -48,11 +57,14 @@ def list_(
     client: "Client",
     agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
     state: Annotated[str | None, typer.Option(help="Only runs in this state, e.g. WAITING_APPROVAL.")] = None,
+    parent: Annotated[str | None, typer.Option(help="Only child runs of this run.")] = None,
     limit: Annotated[int, typer.Option(help="Most runs.", min=1)] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List runs, newest first."""
-    runs = (one for one, _ in zip(client.runs.list(agent=agent, state=state), range(limit), strict=False))
+    runs = (
+        one for one, _ in zip(client.runs.list(agent=agent, state=state, parent=parent), range(limit), strict=False)
+    )
     columns = ("run_id", "agent", "version", "state", "caller", "create_time")
     show_many(runs, columns, as_json=as_json, key="runs")
 
@@ -71,18 +83,6 @@ def watch(client: "Client", run_id: _Run, as_json: JsonOption = False) -> None:
     _follow(client, run_id, as_json=as_json)
 
 
-@app.command()
-@at_gateway
-def cancel(
-    client: "Client",
-    run_id: _Run,
-    reason: Annotated[str, typer.Option(help="Why.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a run to stop."""
-    show_one(client.runs.cancel(run_id, reason), as_json=as_json)
-
-
 def parse_input(text: str) -> Any:
     """JSON text, or the JSON in a file when the text is @FILE."""
     try:
@@ -91,6 +91,11 @@ def parse_input(text: str) -> Any:
         fail(f"the input file cannot be read: {error}", USAGE)
     except ValueError as error:
         fail(f"the input is no JSON: {error}", USAGE)
+
+
+def parse_labels(pairs: list[str] | None) -> dict[str, str] | None:
+    """Labels given as name=value; None for none."""
+    return dict(_pair(one) for one in pairs) if pairs else None
 
 
 def _pair(text: str) -> tuple[str, str]:

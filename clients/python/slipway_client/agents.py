@@ -58,6 +58,15 @@ class Agents:
         """Goes back to the version that was in production before."""
         return read(Agent, self._transport.call("POST", route("agents", agent, "rollback"), json={}))
 
+    def suspend(self, agent: str, reason: str) -> Agent:
+        """Pulls the agent's kill switch: no run starts, and those under way pause."""
+        path = route("agents", agent, "suspend")
+        return read(Agent, self._transport.call("POST", path, json={"reason": reason}, timeout=90))
+
+    def resume(self, agent: str) -> Agent:
+        """Lifts the agent's kill switch."""
+        return read(Agent, self._transport.call("POST", route("agents", agent, "resume"), json={}, timeout=90))
+
     def _act(self, agent: str, version: int, verb: str, message: str = "") -> object:
         body = {"message": message} if message else {}
         return self._transport.call("POST", route("agents", agent, "versions", version, verb), json=body)

@@ -5,11 +5,13 @@ from types import TracebackType
 from typing import Self
 
 from slipway_client.agents import Agents
+from slipway_client.budgets import Budgets
 from slipway_client.identity import ApiKeys
 from slipway_client.knowledge import Knowledge
 from slipway_client.models import WhoAmI
 from slipway_client.resources import Audit, Files, Models, Tools, Usage
 from slipway_client.runs import Approvals, Runs
+from slipway_client.schedules import KillSwitch, Schedules
 from slipway_client.sessions import Sessions
 from slipway_client.transport import Transport, read, route
 
@@ -25,6 +27,8 @@ class Client:
         source = (lambda: token) if isinstance(token, str) else token
         self._transport = Transport(base_url, source, timeout)
         self.agents = Agents(self._transport)
+        self.schedules = Schedules(self._transport)
+        self.kill_switch = KillSwitch(self._transport)
         self.runs = Runs(self._transport)
         self.approvals = Approvals(self._transport)
         self.knowledge = Knowledge(self._transport)
@@ -33,6 +37,7 @@ class Client:
         self.tools = Tools(self._transport)
         self.models = Models(self._transport)
         self.usage = Usage(self._transport)
+        self.budgets = Budgets(self._transport)
         self.audit = Audit(self._transport)
         self.api_keys = ApiKeys(self._transport)
 

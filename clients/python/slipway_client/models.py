@@ -29,6 +29,15 @@ class AgentVersion(Record):
     in_production: bool = False
 
 
+class Suspension(Record):
+    """A kill switch that is pulled: of an agent, the tenant or everything."""
+
+    scope: str
+    reason: str = ""
+    suspended_by: str = ""
+    create_time: datetime | None = None
+
+
 class Agent(Record):
     """A name with versions."""
 
@@ -37,6 +46,29 @@ class Agent(Record):
     labels: dict[str, str] = Field(default_factory=dict[str, str])
     production_version: int | None = None
     latest_version: int = 0
+    suspension: Suspension | None = None
+
+
+class Schedule(Record):
+    """Starts runs of an agent by the clock."""
+
+    agent: str
+    schedule: str
+    cron: str
+    time_zone: str = "UTC"
+    input: Any = None
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    priority: int = 0
+    overlap: str = ""
+    catch_up: str = ""
+    paused: bool = False
+    stop_reason: str | None = None
+    owner: str = ""
+    next_time: datetime | None = None
+    last_time: datetime | None = None
+    last_run_id: str | None = None
+    last_outcome: str | None = None
+    last_message: str | None = None
 
 
 class RunError(Record):
@@ -54,6 +86,36 @@ class RunUsage(Record):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
+
+
+class ForkPoint(Record):
+    """Run, and the last of its events, that a fork took over."""
+
+    run_id: str
+    seq: int
+
+
+class Pause(Record):
+    """Why a run does not go on."""
+
+    code: str
+    reason: str = ""
+    time: datetime | None = None
+
+
+class CancelledRuns(Record):
+    """How many runs were asked to stop, and whether some are left that match."""
+
+    count: int
+    more: bool = False
+
+
+class Replay(Record):
+    """Whether a finished run decides the same once more, and the first event that differs."""
+
+    same: bool
+    events: int = 0
+    difference: dict[str, Any] | None = None
 
 
 class Run(Record):
@@ -77,6 +139,16 @@ class Run(Record):
     last_seq: int = 0
     trace_id: str = ""
     pending_approval_ids: list[str] = Field(default_factory=list[str])
+    parent_run_id: str | None = None
+    parent_step: str | None = None
+    root_run_id: str = ""
+    depth: int = 0
+    child_run_ids: list[str] = Field(default_factory=list[str])
+    forked_from: ForkPoint | None = None
+    schedule: str | None = None
+    priority: int = 0
+    not_before: datetime | None = None
+    pause: Pause | None = None
 
     @property
     def ended(self) -> bool:
@@ -92,6 +164,14 @@ class RunEvent(Record):
     kind: str
     step_id: str | None = None
     data: Any = None
+
+
+class ApprovalVote(Record):
+    """One of several approvals."""
+
+    decider: str
+    time: datetime | None = None
+    message: str | None = None
 
 
 class Approval(Record):
@@ -113,6 +193,12 @@ class Approval(Record):
     create_time: datetime | None = None
     decide_time: datetime | None = None
     expire_time: datetime | None = None
+    quorum: int = 1
+    votes: list[ApprovalVote] = Field(default_factory=list[ApprovalVote])
+    reminders: int = 0
+    next_reminder_time: datetime | None = None
+    reason: str | None = None
+    escalation: bool = False
 
 
 class Collection(Record):
@@ -242,9 +328,38 @@ class TokenUsage(Record):
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    image_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
+    estimated: bool = False
+    cached: bool = False
+
+
+class BudgetBalance(Record):
+    """What happened in a budget's current period, in US dollars."""
+
+    scope_value: str
+    spent_usd: Decimal = Decimal(0)
+    reserved_usd: Decimal = Decimal(0)
+    period_start_time: datetime | None = None
+    period_end_time: datetime | None = None
+    soft_limit_reached: bool = False
+
+
+class Budget(Record):
+    """What calls may cost, whose, and in which time."""
+
+    budget: str
+    scope: str
+    scope_value: str = ""
+    period: str
+    limit_usd: Decimal | None = None
+    soft_limit_usd: Decimal | None = None
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    balances: list[BudgetBalance] = Field(default_factory=list[BudgetBalance])
 
 
 class UsageGroup(Record):

@@ -99,7 +99,11 @@ class Usage:
         self._transport = transport
 
     def summary(self, group_by: str) -> list[UsageGroup]:
-        """Usage of the tenant, added up by model, subject, run, task, provider or day."""
+        """Usage of the tenant, added up.
+
+        `group_by` is `model`, `subject`, `run`, `root_run`, `agent`, `user`, `key`, `task`, `provider`, `outcome`,
+        `day` or `month`.
+        """
         answer = self._transport.call("GET", route("usage"), params={"group_by": group_by})
         return [read(UsageGroup, one) for one in listed(answer, "groups")]
 

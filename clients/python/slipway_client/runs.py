@@ -2,8 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
@@ -17,9 +19,10 @@ from slipway_client.errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
-from slipway_client.models import Approval, Run, RunEvent
+from slipway_client.models import Approval, CancelledRuns, Replay, Run, RunEvent
 from slipway_client.transport import Transport, read, route
 
+_UNCHANGED: Any = object()
 _TERMINAL = frozenset({"run.succeeded", "run.failed", "run.cancelled"})
 # The gateway sends a comment at least every 15 s: longer silence means that the connection is gone.
 _SILENCE_SECONDS = 45.0
@@ -43,11 +46,20 @@ class Runs:
         version: int | None = None,
         session_id: str | None = None,
         labels: dict[str, str] | None = None,
+        priority: int | None = None,
+        not_before: datetime | None = None,
         wait: int | None = None,
         idempotency_key: str | None = None,
     ) -> Run:
         """Starts a run. With `wait`, the answer comes when the run ends or after that many seconds."""
-        body = {"input": input, "version": version, "session_id": session_id, "labels": labels}
+        body = {
+            "input": input,
+            "version": version,
+            "session_id": session_id,
+            "labels": labels,
+            "priority": priority,
+            "not_before": not_before.isoformat() if not_before else None,
+        }
         answer = self._transport.call(
             "POST",
             route("agents", agent, "runs"),
@@ -62,13 +74,105 @@ class Runs:
         """One run."""
         return read(Run, self._transport.call("GET", route("runs", run_id)))
 
-    def list(self, *, agent: str | None = None, state: str | None = None, label: str | None = None) -> Iterator[Run]:
-        """Runs of the tenant, newest first."""
-        return self._transport.pages(route("runs"), "runs", Run, {"agent": agent, "state": state, "label": label})
+    def list(
+        self,
+        *,
+        agent: str | None = None,
+        state: str | None = None,
+        label: str | None = None,
+        parent: str | None = None,
+    ) -> Iterator[Run]:
+        """Runs of the tenant, newest first. `label` is `name:value`, `parent` the run whose children are wanted."""
+        params = {"agent": agent, "state": state, "label": label, "parent": parent}
+        return self._transport.pages(route("runs"), "runs", Run, params)
 
-    def cancel(self, run_id: str, reason: str = "") -> Run:
-        """Asks a run to stop."""
-        return read(Run, self._transport.call("POST", route("runs", run_id, "cancel"), json={"reason": reason}))
+    def cancel(self, run_id: str, reason: str = "", *, force: bool = False) -> Run:
+        """Asks a run to stop; with `force` it is broken off at once."""
+        return self._steer(run_id, "cancel", {"reason": reason, "force": force})
+
+    def cancel_many(
+        self,
+        *,
+        agent: str | None = None,
+        states: Sequence[str] = (),
+        labels: dict[str, str] | None = None,
+        reason: str = "",
+        force: bool = False,
+        limit: int | None = None,
+    ) -> CancelledRuns:
+        """Asks all unfinished runs to stop that match; at least one of agent, states and labels."""
+        body = {
+            "agent": agent,
+            "states": list(states) or None,
+            "labels": labels,
+            "reason": reason,
+            "force": force,
+            "limit": limit,
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        return read(CancelledRuns, self._transport.call("POST", route("runs", "cancel"), json=given, timeout=90))
+
+    def pause(self, run_id: str, reason: str = "") -> Run:
+        """Keeps a run from going on after what it is doing."""
+        return self._steer(run_id, "pause", {"reason": reason})
+
+    def resume(self, run_id: str, reason: str = "") -> Run:
+        """Lets a paused run go on."""
+        return self._steer(run_id, "resume", {"reason": reason})
+
+    def signal(self, run_id: str, name: str, payload: Any = None, *, idempotency_key: str | None = None) -> Run:
+        """Hands a run a value that one of its steps waits for, or will."""
+        return self._steer(run_id, "signal", {"name": name, "payload": payload}, idempotency_key)
+
+    def raise_limits(
+        self,
+        run_id: str,
+        *,
+        steps: int | None = None,
+        tokens: int | None = None,
+        cost_usd: Decimal | float | None = None,
+        wall_time: str | None = None,
+        tool_errors: int | None = None,
+        repeats: int | None = None,
+    ) -> Run:
+        """Raises limits of one run; if it paused at one, it goes on. `wall_time` like `2h`."""
+        body = {
+            "steps": steps,
+            "tokens": tokens,
+            "cost_usd": None if cost_usd is None else float(cost_usd),
+            "wall_time": wall_time,
+            "tool_errors": tool_errors,
+            "repeats": repeats,
+        }
+        return self._steer(run_id, "limits", {name: value for name, value in body.items() if value is not None})
+
+    def fork(
+        self,
+        run_id: str,
+        seq: int,
+        *,
+        input: Any = _UNCHANGED,  # noqa: A002 # the API's own word
+        version: int | None = None,
+        labels: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Starts a run from a copy of this one's journal up to event `seq`; nothing of it is done again."""
+        body: dict[str, Any] = {"seq": seq}
+        if input is not _UNCHANGED:
+            body["input"] = input
+        if version is not None:
+            body["version"] = version
+        if labels:
+            body["labels"] = labels
+        return self._steer(run_id, "fork", body, idempotency_key)
+
+    def replay(self, run_id: str) -> Replay:
+        """Decides a finished run once more, without effects: whether it decides the same."""
+        return read(Replay, self._transport.call("POST", route("runs", run_id, "replay"), json={}, timeout=90))
+
+    def _steer(self, run_id: str, verb: str, body: dict[str, Any], idempotency_key: str | None = None) -> Run:
+        path = route("runs", run_id, verb)
+        return read(Run, self._transport.call("POST", path, json=body, idempotency_key=idempotency_key, timeout=90))
 
     def events(self, run_id: str) -> Iterator[RunEvent]:
         """The journal as it stands."""

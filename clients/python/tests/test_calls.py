@@ -227,3 +227,21 @@ def test_the_secret_of_a_new_key_is_in_no_log_line_of_it(gateway: ScriptedServer
     key = client.api_keys.create("ci", ["operator"])
     assert key.key == "sk-slip-hush"
     assert "hush" not in repr(key)
+
+
+def test_a_fork_keeps_the_input_unless_another_is_given(gateway: ScriptedServer, client: Client) -> None:
+    gateway.then(answers(RUN), answers(RUN))
+    client.runs.fork("run_01", 4, version=2)
+    client.runs.fork("run_01", 4, input=None, labels={"a": "b"})
+    assert [json.loads(one.body) for one in gateway.asked] == [
+        {"seq": 4, "version": 2},
+        {"seq": 4, "input": None, "labels": {"a": "b"}},
+    ]
+
+
+def test_a_bulk_cancel_sends_only_what_is_filtered_by(gateway: ScriptedServer, client: Client) -> None:
+    gateway.then(answers({"count": 1000, "more": True}))
+    cancelled = client.runs.cancel_many(labels={"batch": "7"}, limit=1000)
+    assert (cancelled.count, cancelled.more) == (1000, True)
+    sent = json.loads(gateway.asked[0].body)
+    assert sent == {"labels": {"batch": "7"}, "reason": "", "force": False, "limit": 1000}

@@ -1,7 +1,11 @@
-"""Run grants: signed at the start of a run, so that it can act for its caller long after the caller's token ended."""
+"""Run grants: signed at the start of a run, so that it can act for its caller long after the caller's token ended.
+
+Schedule grants: signed when a schedule is put, and traded for the grant of each run that it starts. They have no end of
+their own: their subject and their revocation are looked at for each run.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -11,12 +15,13 @@ from slipway_chassis.errors import PermissionDenied
 from slipway_chassis.ids import new_id
 
 from slipway_gateway.caller_tokens import ISSUER, CallerTokens, IssuedToken
-from slipway_gateway.directory import Directory
+from slipway_gateway.directory import Directory, Subject
 from slipway_gateway.keys import KeyRing
 from slipway_gateway.principal import Principal
 
 AUDIENCE: Final = "slipway-identity"
 GRANT_TYPE: Final = "slipway-run-grant+jwt"
+SCHEDULE_GRANT_TYPE: Final = "slipway-schedule-grant+jwt"
 MAX_LIFETIME_SECONDS: Final = 30 * 86_400
 
 
@@ -53,7 +58,8 @@ class RunGrant:
     subject: str
     agent: str
     issued_at: datetime
-    expires_at: datetime
+    owner: str = ""
+    """Who made the API key that the subject is."""
 
 
 class Revocations(Protocol):
@@ -92,44 +98,81 @@ class RunGrants:
         self._lifetime = min(lifetime, MAX_LIFETIME_SECONDS)
         self._clock = clock
 
-    def sign(self, principal: Principal, agent: str) -> str:
-        """A grant for a run of `agent` in the principal's name."""
-        key = self._keys.signing_key()
-        now = int(self._clock())
-        claims = {
-            "iss": ISSUER,
-            "aud": AUDIENCE,
-            "jti": new_id("grt"),
-            "sub": principal.subject,
-            "tenant": principal.tenant,
-            "roles": sorted(principal.roles),
-            "agent": agent,
-            "iat": now,
-            "nbf": now,
-            "exp": now + self._lifetime,
-        }
-        return jwt.encode(claims, key.private, algorithm="EdDSA", headers={"kid": key.key_id, "typ": GRANT_TYPE})
+    def sign(self, principal: Principal, agent: str, *, not_before: float | None = None) -> str:
+        """A grant for a run of `agent` in the principal's name. `not_before`: Unix seconds of its earliest start."""
+        return self._sign_run(
+            principal.tenant, principal.subject, principal.roles, agent, max(self._clock(), not_before or 0.0)
+        )
 
-    async def exchange(self, signed: str, *, run_id: str, version: int) -> IssuedToken:
+    def sign_schedule(self, principal: Principal, agent: str) -> str:
+        """A grant for the runs that a schedule of `agent` starts in the principal's name."""
+        claims: dict[str, object] = {"sub": principal.subject, "tenant": principal.tenant, "agent": agent}
+        return self._sign(claims | ({"owner": principal.owner} if principal.owner else {}), SCHEDULE_GRANT_TYPE)
+
+    def _sign_run(self, tenant: str, subject: str, roles: Iterable[str], agent: str, start: float) -> str:
+        claims = {
+            "sub": subject,
+            "tenant": tenant,
+            "roles": sorted(roles),
+            "agent": agent,
+            "nbf": int(self._clock()),
+            "exp": int(start) + self._lifetime,
+        }
+        return self._sign(claims, GRANT_TYPE)
+
+    def _sign(self, claims: Mapping[str, object], kind: str) -> str:
+        key = self._keys.signing_key()
+        common = {"iss": ISSUER, "aud": AUDIENCE, "jti": new_id("grt"), "iat": int(self._clock())}
+        return jwt.encode(
+            {**claims, **common}, key.private, algorithm="EdDSA", headers={"kid": key.key_id, "typ": kind}
+        )
+
+    async def exchange(self, signed: str, *, run_id: str, version: int, agent: str = "") -> IssuedToken:
         """A short token that acts for the grant's subject, with the roles that the subject has now.
 
+        `agent` is the one that acts: a sub-agent in the grant's tree of runs; by default the grant's own.
         Raises GrantInvalid, GrantExpired, GrantRevoked, SubjectDisabled; Unavailable when the directory is.
         """
         grant = self._read(signed)
-        if await self._revocations.is_revoked(grant):
-            raise GrantRevoked(f"the grant {grant.grant_id} was revoked")
-        subject = await self._directory.find(grant.tenant, grant.subject)
-        if subject is None:
-            raise SubjectDisabled(f"{grant.subject} is disabled or no longer exists")
+        subject = await self._current(grant)
         return self._tokens.for_subject(
             subject=grant.subject,
             tenant=grant.tenant,
             roles=subject.roles,
             groups=subject.groups,
             name=subject.name,
-            act=f"{grant.agent}@{version}" if version else grant.agent,
+            act=f"{agent or grant.agent}@{version}" if version else agent or grant.agent,
             run_id=run_id,
         )
+
+    async def issue_scheduled(self, signed: str, *, agent: str) -> tuple[str, IssuedToken]:
+        """The grant of one run that a schedule starts, and a token of its subject as it is now.
+
+        Raises GrantInvalid, GrantRevoked, SubjectDisabled; Unavailable when the directory is.
+        """
+        claims = self._verify(signed, SCHEDULE_GRANT_TYPE)
+        grant = _grant(claims)
+        if grant.agent != agent:
+            raise GrantInvalid("the grant is for a schedule of another agent")
+        subject = await self._current(grant)
+        token = self._tokens.for_subject(
+            subject=grant.subject,
+            tenant=grant.tenant,
+            roles=subject.roles,
+            groups=subject.groups,
+            name=subject.name,
+            owner=grant.owner,
+        )
+        return self._sign_run(grant.tenant, grant.subject, subject.roles, agent, self._clock()), token
+
+    async def _current(self, grant: RunGrant) -> Subject:
+        """The grant's subject as it is now."""
+        if await self._revocations.is_revoked(grant):
+            raise GrantRevoked(f"the grant {grant.grant_id} was revoked")
+        subject = await self._directory.find(grant.tenant, grant.subject)
+        if subject is None:
+            raise SubjectDisabled(f"{grant.subject} is disabled or no longer exists")
+        return subject
 
     async def revoke(self, tenant: str, *, grant_id: str = "", subject: str = "") -> None:
         """Revokes one grant, or all of a subject's grants, of a tenant."""
@@ -139,26 +182,18 @@ class RunGrants:
             await self._revocations.revoke_subject(tenant, subject)
 
     def _read(self, signed: str) -> RunGrant:
-        claims = self._verify(signed)
-        now = self._clock()
-        if claims["exp"] <= now:
+        claims = self._verify(signed, GRANT_TYPE)
+        if claims["exp"] <= self._clock():
             raise GrantExpired("the run's grant has ended")
-        return RunGrant(
-            grant_id=claims["jti"],
-            tenant=claims["tenant"],
-            subject=claims["sub"],
-            agent=claims["agent"],
-            issued_at=datetime.fromtimestamp(claims["iat"], UTC),
-            expires_at=datetime.fromtimestamp(claims["exp"], UTC),
-        )
+        return _grant(claims)
 
-    def _verify(self, signed: str) -> dict[str, Any]:
+    def _verify(self, signed: str, kind: str) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(signed)
             key = self._keys.public_key(str(header.get("kid")))
-            # Caller tokens are signed with the same key: only the type and the audience keep the two apart.
-            if header.get("typ") != GRANT_TYPE or key is None:
-                raise GrantInvalid("this is no run grant of this gateway")
+            # Caller tokens are signed with the same key: only the type and the audience keep them apart.
+            if header.get("typ") != kind or key is None:
+                raise GrantInvalid("this is no such grant of this gateway")
             return jwt.decode(
                 signed,
                 key,
@@ -166,7 +201,7 @@ class RunGrants:
                 issuer=ISSUER,
                 audience=AUDIENCE,
                 options={
-                    "require": ["exp", "iat", "sub", "jti"],
+                    "require": ["iat", "sub", "jti", *(["exp"] if kind == GRANT_TYPE else [])],
                     # The time is checked against the injected clock, by the caller of this function.
                     "verify_exp": False,
                     "verify_iat": False,
@@ -174,4 +209,15 @@ class RunGrants:
                 },
             )
         except jwt.PyJWTError:
-            raise GrantInvalid("this is no run grant of this gateway") from None
+            raise GrantInvalid("this is no such grant of this gateway") from None
+
+
+def _grant(claims: Mapping[str, Any]) -> RunGrant:
+    return RunGrant(
+        grant_id=claims["jti"],
+        tenant=claims["tenant"],
+        subject=claims["sub"],
+        agent=claims["agent"],
+        issued_at=datetime.fromtimestamp(claims["iat"], UTC),
+        owner=claims.get("owner", ""),
+    )

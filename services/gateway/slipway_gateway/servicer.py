@@ -20,6 +20,7 @@ PUBLIC_METHODS: Final = frozenset({"/slipway.identity.v1.IdentityService/IssueSe
 ORCHESTRATOR: Final = "service:orchestrator"
 MAX_GRANT_BYTES: Final = 8192
 MAX_PRINCIPALS: Final = 200
+MAX_AGENT_NAME: Final = 200
 
 
 class NotTheOrchestrator(PermissionDenied):
@@ -66,10 +67,27 @@ class IdentityServicer(rpc.IdentityServiceServicer):
             raise InvalidArgument(f"1 to {MAX_GRANT_BYTES} bytes", field="run_grant")
         if request.version < 0:
             raise InvalidArgument("a version counts from 1", field="version")
-        issued = await self._grants.exchange(request.run_grant, run_id=request.run_id, version=request.version)
+        if len(request.agent) > MAX_AGENT_NAME:
+            raise InvalidArgument(f"at most {MAX_AGENT_NAME} characters", field="agent")
+        issued = await self._grants.exchange(
+            request.run_grant, run_id=request.run_id, version=request.version, agent=request.agent
+        )
         response = pb.ExchangeRunGrantResponse(token=issued.token)
         response.expire_time.FromDatetime(issued.expires_at)
         return response
+
+    async def IssueScheduledRunGrant(
+        self,
+        request: pb.IssueScheduledRunGrantRequest,
+        context: "grpc.aio.ServicerContext[pb.IssueScheduledRunGrantRequest, pb.IssueScheduledRunGrantResponse]",
+    ) -> pb.IssueScheduledRunGrantResponse:
+        """The grant of one run that a schedule starts."""
+        del context
+        _only_the_orchestrator()
+        if not 0 < len(request.schedule_grant) <= MAX_GRANT_BYTES:
+            raise InvalidArgument(f"1 to {MAX_GRANT_BYTES} bytes", field="schedule_grant")
+        grant, issued = await self._grants.issue_scheduled(request.schedule_grant, agent=request.agent)
+        return pb.IssueScheduledRunGrantResponse(run_grant=grant, token=issued.token)
 
     async def ListUnknownPrincipals(
         self,

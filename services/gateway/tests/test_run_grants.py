@@ -8,7 +8,7 @@ import jwt
 import pytest
 from slipway.identity.v1 import identity_pb2 as pb
 from slipway.identity.v1.identity_pb2_grpc import IdentityServiceStub
-from slipway.runs.v1 import runs_pb2
+from slipway.runs.v1 import runs_pb2, schedules_pb2
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import ErrorKind, RemoteError
 from slipway_chassis.ids import new_id
@@ -263,3 +263,82 @@ async def test_an_expired_grant_says_so(other_gateway: Callable[..., Any]) -> No
         now += 1
         with pytest.raises(GrantExpired):
             await grants.exchange(signed, run_id=new_id("run"), version=1)
+
+
+async def test_a_sub_agent_acts_under_the_grant_of_its_root(identity: Identity, grant_of: Callable[..., str]) -> None:
+    request = pb.ExchangeRunGrantRequest(run_grant=grant_of(), run_id=new_id("run"), version=2, agent="triage")
+    answer = await invoke(identity.stub.ExchangeRunGrant, request, token=await identity.service_token(), timeout=10)
+    caller = identity.verifier.verify(answer.token)
+    assert (caller.subject, caller.act) == ("alice", "triage@2")
+
+
+async def test_a_grant_of_a_delayed_run_lives_from_its_start_on(services: Any, caller: Callable[[str], Any]) -> None:
+    services.on("StartRun", lambda call: runs_pb2.StartRunResponse(run=runs_pb2.Run(run_id=new_id("run"))))
+    caller("alice").post("/v1/agents/refund-desk/runs", json={})
+    soon = jwt.decode(services.last("StartRun").request.run_grant, options={"verify_signature": False})
+    caller("alice").post("/v1/agents/refund-desk/runs", json={"not_before": "2099-01-01T00:00:00Z"})
+    later = jwt.decode(services.last("StartRun").request.run_grant, options={"verify_signature": False})
+    assert later["exp"] - soon["exp"] > 365 * 86_400
+
+
+class Scheduled:
+    """A schedule's grant as the gateway signs it, traded as a worker does."""
+
+    def __init__(self, identity: Identity, services: Any, caller: Callable[[str], Any]) -> None:
+        self.identity, self.services, self.caller = identity, services, caller
+        services.on("PutSchedule", lambda call: schedules_pb2.PutScheduleResponse(created=True))
+
+    def grant(self, who: Any = "alice", agent: str = "refund-desk") -> str:
+        client = self.caller(who) if isinstance(who, str) else who
+        path = f"/v1/agents/{agent}/schedules/daily"
+        assert client.put(path, json={"cron": "0 7 * * *"}).status_code == 201
+        return self.services.last("PutSchedule").request.schedule_grant
+
+    async def issue(self, grant: str, agent: str = "refund-desk", token: str | None = None) -> Any:
+        request = pb.IssueScheduledRunGrantRequest(schedule_grant=grant, agent=agent)
+        token = await self.identity.service_token() if token is None else token
+        return await invoke(self.identity.stub.IssueScheduledRunGrant, request, token=token, timeout=10)
+
+
+@pytest.fixture
+def scheduled(identity: Identity, services: Any, caller: Callable[[str], Any]) -> Scheduled:
+    return Scheduled(identity, services, caller)
+
+
+async def test_a_schedules_grant_becomes_a_run_grant_of_its_owner_each_time(scheduled: Scheduled) -> None:
+    grant = scheduled.grant()
+    first, second = await scheduled.issue(grant), await scheduled.issue(grant)
+    caller = scheduled.identity.verifier.verify(first.token)
+    assert (caller.subject, caller.tenant, caller.act) == ("alice", "acme", None)
+    assert caller.roles == {"developer", "operator"}
+    assert first.run_grant != second.run_grant
+    assert (await scheduled.identity.exchange(second.run_grant)).act == "refund-desk@3"
+
+
+async def test_a_schedules_grant_is_no_run_grant_and_the_other_way_round(
+    scheduled: Scheduled, grant_of: Callable[..., str]
+) -> None:
+    schedule_grant, run_grant = scheduled.grant(), grant_of()
+    await refused(scheduled.identity.exchange(schedule_grant), "GRANT_INVALID")
+    await refused(scheduled.issue(run_grant), "GRANT_INVALID")
+    await refused(scheduled.issue(schedule_grant, agent="other"), "GRANT_INVALID")
+    other = await scheduled.identity.service_token("audit", "audits-own-secret-here")
+    await refused(scheduled.issue(schedule_grant, token=other), "NOT_THE_ORCHESTRATOR")
+
+
+async def test_a_disabled_users_schedule_starts_nothing_more(scheduled: Scheduled, issuer: Any) -> None:
+    grant = scheduled.grant()
+    original = issuer.realm_file.read_text()
+    realm = json.loads(original)
+    next(user for user in realm["users"] if user["username"] == "alice")["enabled"] = False
+    try:
+        issuer.realm_file.write_text(json.dumps(realm))
+        await refused(scheduled.issue(grant), "SUBJECT_DISABLED")
+    finally:
+        issuer.realm_file.write_text(original)
+
+
+async def test_a_revoked_subject_or_grant_starts_nothing_more(scheduled: Scheduled) -> None:
+    grant = scheduled.grant()
+    await scheduled.identity.revoke(subject="alice")
+    await refused(scheduled.issue(grant), "GRANT_REVOKED")

@@ -19,6 +19,7 @@ from slipway_gateway.http.routes import (
     agents,
     approvals,
     audit,
+    budgets,
     chat,
     collections,
     documents,
@@ -29,14 +30,17 @@ from slipway_gateway.http.routes import (
     models,
     run_events,
     runs,
+    schedules,
     sessions,
+    steering,
+    suspension,
     tools,
     usage,
 )
 
 _AREAS = (
-    identity, chat, embeddings, models, agents, runs, run_events, approvals, sessions, collections, documents, files,
-    tools, usage, audit, health,
+    identity, chat, embeddings, models, agents, suspension, schedules, runs, steering, run_events, approvals, sessions,
+    collections, documents, files, tools, usage, budgets, audit, health,
 )  # fmt: skip
 
 

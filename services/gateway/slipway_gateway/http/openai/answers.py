@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 def usage(message: pb.Usage) -> Json:
     """OpenAI counts cached and reasoning tokens within the totals; the router keeps the classes apart."""
-    prompt = message.input_tokens + message.cached_input_tokens
+    prompt = message.input_tokens + message.cached_input_tokens + message.cache_write_tokens + message.image_tokens
     completion = message.output_tokens + message.reasoning_tokens
     return {
         "prompt_tokens": prompt,

@@ -1,6 +1,7 @@
 """Agents and their versions."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 from slipway.agents.v1 import agents_pb2 as pb
@@ -25,6 +26,35 @@ class AgentVersion(Resource):
     in_production: bool
 
 
+class Suspension(Resource):
+    """A kill switch that is pulled."""
+
+    scope: str = Field(description="`AGENT`, `TENANT` or `ALL`.")
+    reason: str
+    suspended_by: str
+    create_time: datetime | None
+
+
+class Suspensions(Resource):
+    """The kill switches that reach the whole tenant, where they are pulled."""
+
+    suspensions: list[Suspension]
+
+
+class SuspendAgent(Command):
+    """Why an agent must stop."""
+
+    reason: str = Field(min_length=1, max_length=1000)
+
+
+class PutSuspension(Command):
+    """A kill switch for all agents of the tenant, or for everything."""
+
+    scope: Literal["TENANT", "ALL"] = "TENANT"
+    suspended: bool
+    reason: str = Field("", max_length=1000, description="Required to suspend.")
+
+
 class Agent(Resource):
     """A name with versions."""
 
@@ -35,6 +65,7 @@ class Agent(Resource):
     latest_version: int
     create_time: datetime | None
     update_time: datetime | None
+    suspension: Suspension | None = Field(description="The agent's kill switch, while it is pulled.")
 
 
 class AgentPage(Page):
@@ -79,6 +110,16 @@ def agent_version(message: pb.AgentVersion) -> AgentVersion:
     )
 
 
+def suspension(message: pb.Suspension) -> Suspension:
+    """Converts a kill switch."""
+    return Suspension(
+        scope=state_name(pb.SuspensionScope.Name(message.scope), "SUSPENSION_SCOPE_"),
+        reason=message.reason,
+        suspended_by=message.suspended_by,
+        create_time=time_of(message, "create_time"),
+    )
+
+
 def agent_resource(message: pb.Agent) -> Agent:
     """Converts an agent."""
     return Agent(
@@ -87,6 +128,7 @@ def agent_resource(message: pb.Agent) -> Agent:
         labels=labels_of(message.labels),
         production_version=message.production_version or None,
         latest_version=message.latest_version,
+        suspension=suspension(message.suspension) if message.HasField("suspension") else None,
         create_time=time_of(message, "create_time"),
         update_time=time_of(message, "update_time"),
     )

@@ -16,6 +16,14 @@ DECISIONS = {
 }
 
 
+class ApprovalVote(Resource):
+    """One of several approvals."""
+
+    decider: str
+    time: datetime | None
+    message: str | None
+
+
 class Approval(Resource):
     """A gate in a run."""
 
@@ -37,6 +45,14 @@ class Approval(Resource):
     decide_time: datetime | None
     message: str | None
     decided_arguments: JsonValue = Field(None, description="Arguments after an edit, or the response.")
+    quorum: int = Field(description="Persons who must approve.")
+    votes: list[ApprovalVote] = Field(description="Approvals so far, where it takes several.")
+    reminders: int = Field(description="Reminders so far.")
+    next_reminder_time: datetime | None
+    reason: str | None = Field(description="Why it is asked (again), where the definition alone does not say it.")
+    escalation: bool = Field(
+        description="The step failed: approve tries it again, respond uses the answer, reject fails the run."
+    )
 
 
 class ApprovalPage(Page):
@@ -73,4 +89,13 @@ def approval(message: pb.Approval) -> Approval:
         decide_time=time_of(message, "decide_time"),
         message=message.message or None,
         decided_arguments=json_of(message.decided_arguments_json),
+        quorum=message.quorum or 1,
+        votes=[
+            ApprovalVote(decider=vote.decider, time=time_of(vote, "time"), message=vote.message or None)
+            for vote in message.votes
+        ],
+        reminders=message.reminders,
+        next_reminder_time=time_of(message, "next_reminder_time"),
+        reason=message.reason or None,
+        escalation=message.escalation,
     )

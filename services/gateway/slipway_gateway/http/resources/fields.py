@@ -1,10 +1,12 @@
 """Conversions that all resources need."""
 
 import json
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
@@ -15,6 +17,13 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 LabelValue = Annotated[str, StringConstraints(max_length=256)]
 Labels = Annotated[
     dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], LabelValue], Field(max_length=16)
+]
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|w)")
+DurationText = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d|w)$"),
+    Field(description="A time such as `30s`, `15m`, `2h` or `7d`."),
 ]
 PageSize = Annotated[int, Field(ge=0, le=1000)]
 
@@ -43,6 +52,23 @@ def time_of(message: Message, field: str) -> datetime | None:
         return None
     stamp: Timestamp = getattr(message, field)
     return stamp.ToDatetime(tzinfo=UTC)
+
+
+def duration(text: str) -> Duration:
+    """The time that a DurationText says."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text} is no time")
+    stamp = Duration()
+    stamp.FromTimedelta(timedelta(seconds=float(match[1]) * _UNITS[match[2]]))
+    return stamp
+
+
+def duration_text(stamp: Duration) -> str:
+    """A time in the largest unit that divides it."""
+    seconds = stamp.ToTimedelta().total_seconds()
+    unit = next(name for name in ("d", "h", "m", "s", "ms") if seconds % _UNITS[name] == 0 or name == "ms")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
 def dollars(money: Money) -> float:

@@ -57,11 +57,12 @@ async def start_run(
         session_id=body.session_id or "",
         labels=body.labels,
         request_id=request_id,
-        run_grant=gateway.grants.sign(calls.principal, agent),
         priority=body.priority,
     )
     if body.not_before is not None:
         message.not_before.FromDatetime(_in_utc(body.not_before))
+    start = body.not_before.timestamp() if body.not_before is not None else None
+    message.run_grant = gateway.grants.sign(calls.principal, agent, not_before=start)
     if body.session_id:
         # A session that does not exist, or is somebody else's, is told before anything starts.
         await calls.invoke(calls.peers.sessions.GetSession, memory_pb2.GetSessionRequest(session_id=body.session_id))
@@ -114,6 +115,7 @@ async def list_runs(
     agent: Annotated[str, Query(max_length=200)] = "",
     state: Annotated[list[StateName] | None, Query(description="May be repeated.")] = None,
     label: Annotated[list[str] | None, Query(description="`name:value`; may be repeated: all must hold.")] = None,
+    parent: Annotated[str, Query(max_length=64, description="Only child runs of this run.")] = "",
     page_size: PageSizeQuery = 0,
     page_token: PageTokenQuery = "",
 ) -> RunPage:
@@ -124,6 +126,7 @@ async def list_runs(
             agent=agent,
             states=[pb.RunState.Value(f"RUN_STATE_{name}") for name in state or ()],
             labels=_labels(label or []),
+            parent_run_id=parent,
             page_size=page_size,
             page_token=page_token,
         ),
@@ -149,9 +152,14 @@ async def get_run(run_id: RunId, calls: CallsDep) -> Run:
 
 @router.post("/runs/{run_id}/cancel", status_code=202, summary="Cancel a run")
 async def cancel_run(run_id: RunId, calls: CallsDep, request_id: IdempotencyKey, body: CancelRun | None = None) -> Run:
-    """Asks the run to stop after what it is doing; a finished run is 409."""
+    """Asks the run, what it is doing and its child runs to stop; a finished run is 409."""
     answer: pb.CancelRunResponse = await calls.invoke(
         calls.peers.runs.CancelRun,
-        pb.CancelRunRequest(run_id=run_id, reason=body.reason if body else "", request_id=request_id),
+        pb.CancelRunRequest(
+            run_id=run_id,
+            reason=body.reason if body else "",
+            force=body.force if body else False,
+            request_id=request_id,
+        ),
     )
     return run(answer.run)
