@@ -66,8 +66,6 @@ class Accounts:
         """The caller went away; the provider was stopped, and what it did until then is paid by estimate."""
         if attempt is not None:
             await self._failover.left(attempt, record)
-        if record.broken_off:
-            record.spend_estimate(record.holds[-1])
         record.output = {"content": "".join(record.text)}
         record.end(CANCELLED)
         await self._surely(self._settle(record, question))
@@ -97,6 +95,8 @@ class Accounts:
 def _measure(record: CallRecord) -> None:
     model = record.candidate.model if record.candidate else None
     provider, name = (model.provider.name, model.upstream) if model else ("", "")
+    route = record.plan.scope if record.plan else ""
+    metrics.calls.labels(route, model.name if model else "", record.outcome).inc()
     error = "" if record.outcome == OK else record.outcome
     metrics.operation_duration.labels(record.operation, provider, name, error).observe(record.latency_ms / 1000)
     if model is None:

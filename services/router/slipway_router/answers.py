@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from slipway_router.chat import Record, Spent, StreamEvent, StreamFinished, StreamStarted, TextDelta, ToolCall
+from slipway_router.chat import (
+    Record,
+    Routing,
+    Spent,
+    StreamEvent,
+    StreamFinished,
+    StreamStarted,
+    TextDelta,
+    ToolCall,
+)
 from slipway_router.tokens import TokenCount
 
 
@@ -28,6 +37,7 @@ class ChatAnswer:
     request_id: str
     record: Record
     create_time: datetime
+    routing: Routing
 
     def encode(self) -> bytes:
         """The answer as JSON for the ledger."""
@@ -43,12 +53,13 @@ class ChatAnswer:
         fields["tool_calls"] = tuple(ToolCall(**call) for call in fields["tool_calls"])
         fields["spent"] = _spent(fields["spent"])
         fields["record"] = Record(**fields["record"])
+        fields["routing"] = Routing(**fields["routing"])
         fields["create_time"] = datetime.fromisoformat(fields["create_time"])
         return ChatAnswer(**fields)
 
     def replay(self) -> Iterator[StreamEvent]:
         """The answer as the events of a stream, its text in one delta."""
-        yield StreamStarted(self.model, self.catalogue_model, self.attempts, self.request_id)
+        yield StreamStarted(self.model, self.catalogue_model, self.attempts, self.request_id, self.routing)
         if self.content:
             yield TextDelta(self.content)
         yield from self.tool_calls
@@ -92,6 +103,7 @@ class Collected:
             request_id=self._started.request_id,
             record=self._finished.record,
             create_time=datetime.now(UTC),
+            routing=self._started.routing,
         )
 
 

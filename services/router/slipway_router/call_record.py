@@ -117,11 +117,6 @@ class CallRecord:
         self.spend(hold, TokenCount(input=self.plan.demand.input_estimate, output=output))
         self.estimated = True
 
-    @property
-    def broken_off(self) -> bool:
-        """True when an attempt was under way as the caller went away."""
-        return bool(self.attempts) and self.attempts[-1].outcome == CANCELLED
-
     def elapsed(self) -> float:
         """Seconds since the call began."""
         return time.monotonic() - self.started

@@ -29,10 +29,11 @@ from slipway_router.chat import (
     Vectors,
 )
 from slipway_router.demand import Demand, with_residency
+from slipway_router.errors import ContentFiltered
 from slipway_router.failover import AttemptTimes, Failover, Underway
 from slipway_router.measurements import Measurements
 from slipway_router.permissions import ModelPermissions
-from slipway_router.routing import Plan, plan, refusal
+from slipway_router.routing import Plan, Proposal, check_candidates, plan, routing_of
 from slipway_router.wire.pool import WirePool
 
 
@@ -89,13 +90,14 @@ class ModelCalls:
 
     async def explain(self, caller: Caller, request: ChatRequest) -> Plan:
         """The plan for a request that is not sent."""
-        return await self._planned(caller, Demand.of_chat(request), request.session_id)
+        made = self._planned(caller, Demand.of_chat(request))
+        return await self._sticky.ordered(made, caller.tenant, request.session_id)
 
-    async def _planned(self, caller: Caller, demand: Demand, session_id: str) -> Plan:
+    def _planned(self, caller: Caller, demand: Demand, proposal: Proposal | None = None) -> Plan:
         catalogue = self._catalogue()
         demand = with_residency(demand, catalogue, caller.tenant, caller.act)
-        made = plan(catalogue, demand, self._permissions.of(caller, catalogue), self._measurements.current())
-        return await self._sticky.ordered(made, caller.tenant, session_id)
+        permissions = self._permissions.of(caller, catalogue)
+        return replace(plan(catalogue, demand, permissions, self._measurements.current()), proposal=proposal)
 
     async def chat(self, caller: Caller, request: ChatRequest) -> ChatAnswer:
         """A whole answer. With an effect, a repeated key gets the recorded answer and nothing is bought."""
@@ -167,10 +169,10 @@ class ModelCalls:
         question = evidence_data.chat_question(request)
 
         async def start(model: Model, times: AttemptTimes) -> Completion:
-            return await self._pool.client(model.provider).chat(model, request, deadline=times.end)
+            return _judged(model, await self._pool.client(model.provider).chat(model, request, times), times)
 
         try:
-            made = await self._plan(caller, record, Demand.of_chat(request), request.session_id)
+            made = await self._plan_of_chat(caller, record, request, streamed=False)
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error)
@@ -196,6 +198,7 @@ class ModelCalls:
             request_id=record.request_id,
             record=reference,
             create_time=record.end_time,
+            routing=routing_of(made),
         )
 
     async def _embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
@@ -211,10 +214,11 @@ class ModelCalls:
         question = evidence_data.embeddings_question(request)
 
         async def start(model: Model, times: AttemptTimes) -> Vectors:
-            return await self._pool.client(model.provider).embed(model, request.inputs, deadline=times.end)
+            return await self._pool.client(model.provider).embed(model, request.inputs, times)
 
         try:
-            made = await self._plan(caller, record, Demand.of_embeddings(request))
+            made = self._plan(caller, record, Demand.of_embeddings(request))
+            check_candidates(made, lambda model: self._permissions.refuse(caller, model))
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error)
@@ -233,17 +237,24 @@ class ModelCalls:
         question = evidence_data.chat_question(request)
         attempt: Underway[_Opened] | None = None
         try:
-            made = await self._plan(caller, record, Demand.of_chat(request), request.session_id)
-            attempt = await self._failover.first(made, record, lambda m, times: self._open(m, request, times))
+            made = await self._plan_of_chat(caller, record, request, streamed=True)
+            attempt = await self._failover.first(
+                made, record, lambda m, times: self._open(m, request, times), _Opened.aclose
+            )
             opened, model = attempt.result, attempt.candidate.model
             record.returned_model = opened.piece.model
             metrics.time_to_first_token.labels(model.provider.name, model.upstream).observe(record.elapsed())
-            yield StreamStarted(opened.piece.model, model.name, len(record.attempts) + 1, record.request_id)
+            attempts = len(record.attempts) + 1
+            yield StreamStarted(opened.piece.model, model.name, attempts, record.request_id, routing_of(made))
             while isinstance(opened.piece, Piece):
                 record.text.append(opened.piece.text)
                 yield TextDelta(opened.piece.text)
                 await opened.advance()
             completion = opened.piece
+            if completion.content:
+                # JSON that was held back until it was known to be valid.
+                record.text.append(completion.content)
+                yield TextDelta(completion.content)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error, attempt)
             raise
@@ -262,22 +273,33 @@ class ModelCalls:
         yield StreamFinished(completion.finish_reason, record.spent, reference)
 
     async def _open(self, model: Model, request: ChatRequest, times: AttemptTimes) -> "_Opened":
-        opened = _Opened(
-            self._pool.client(model.provider).stream(
-                model, request, first_token_deadline=times.first_token, deadline=times.end
-            )
-        )
+        opened = _Opened(self._pool.client(model.provider).stream(model, request, times))
         await opened.advance()
+        if isinstance(opened.piece, Completion):
+            _judged(model, opened.piece, times)
         return opened
 
-    async def _plan(self, caller: Caller, record: CallRecord, demand: Demand, session_id: str = "") -> Plan:
-        made = record.plan = await self._planned(caller, demand, session_id)
-        if made.candidates:
-            return made
-        refused = refusal(made)
-        if refused is None:
-            self._permissions.refuse(caller, made.left_out[0].model)
-        raise refused
+    async def _plan_of_chat(self, caller: Caller, record: CallRecord, request: ChatRequest, *, streamed: bool) -> Plan:
+        """The plan of a request that is sent; raises why there is none."""
+        made = self._plan(caller, record, Demand.of_chat(request, streamed=streamed))
+        check_candidates(made, lambda model: self._permissions.refuse(caller, model))
+        made = record.plan = await self._sticky.ordered(made, caller.tenant, request.session_id)
+        return made
+
+    def _plan(self, caller: Caller, record: CallRecord, demand: Demand) -> Plan:
+        made = record.plan = self._planned(caller, demand)
+        return made
+
+
+def _judged(model: Model, completion: Completion, times: AttemptTimes) -> Completion:
+    """The completion, unless the route has another model tried after the provider's content policy stopped it."""
+    if completion.repaired:
+        metrics.repaired.labels(model.name).inc()
+    if completion.finish_reason == "content_filter" and times.limits.fall_back_on_content_filter:
+        filtered = ContentFiltered(f"provider {model.provider.name} stopped the answer by its content policy")
+        filtered.usage = completion.usage
+        raise filtered
+    return completion
 
 
 class _Opened:

@@ -116,6 +116,8 @@ class Completion:
     finish_reason: str
     model: str
     usage: TokenCount | None
+    repaired: bool = False
+    """Its JSON was mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """How the model of an answer was chosen: the route, the task that chose it, and whether the classifier did."""
+
+    route: str = ""
+    task: str = ""
+    task_proposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStarted:
     """First event of a stream: the provider is settled."""
 
@@ -162,6 +173,7 @@ class StreamStarted:
     catalogue_model: str
     attempts: int
     request_id: str
+    routing: Routing
 
 
 @dataclass(frozen=True, slots=True)

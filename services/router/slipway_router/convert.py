@@ -22,6 +22,7 @@ from slipway_router.chat import (
     JsonObject,
     Message,
     Record,
+    Routing,
     Spent,
     StreamEvent,
     StreamFinished,
@@ -86,7 +87,12 @@ def chat_request(chat: pb.ChatRequest, *, messages_needed: bool = True) -> ChatR
         max_latency=_max_latency(chat),
         data_classes=frozenset(chat.data_classes),
         capabilities=_capabilities(chat.capabilities),
-        checks=output_checks(chat.tools_json, chat.response_format_json, extra.get("parallel_tool_calls") is False),
+        checks=output_checks(
+            chat.tools_json,
+            chat.tool_choice_json,
+            chat.response_format_json,
+            extra.get("parallel_tool_calls") is False,
+        ),
     )
 
 
@@ -125,6 +131,7 @@ def chat_response(answer: ChatAnswer) -> pb.CreateChatCompletionResponse:
         request_id=answer.request_id,
         record=_record(answer.record),
         create_time=_timestamp(answer.create_time),
+        routing=_routing(answer.routing),
     )
 
 
@@ -137,6 +144,7 @@ def stream_response(event: StreamEvent) -> pb.StreamChatCompletionResponse:
                 catalogue_model=event.catalogue_model,
                 attempts=event.attempts,
                 request_id=event.request_id,
+                routing=_routing(event.routing),
             )
             return pb.StreamChatCompletionResponse(started=started)
         case TextDelta():
@@ -293,6 +301,10 @@ def _run_max_cost(request: pb.ChatRequest | pb.CreateEmbeddingsRequest) -> Decim
     if amount < 0:
         raise InvalidArgument("must not be negative", field="run_max_cost")
     return amount
+
+
+def _routing(routing: Routing) -> pb.Routing:
+    return pb.Routing(route=routing.route, task=routing.task, task_proposed=routing.task_proposed)
 
 
 def _quality(name: str) -> Quality:

@@ -1,27 +1,44 @@
-"""Attempts at the candidates of a plan, in order, until one answers. After its first delta there is no way back."""
+"""Attempts at the candidates of a plan until one answers. After its first delta there is no way back.
+
+Candidates are tried in turn. Where the route hedges, a second turn begins beside the first when that is slow: both take
+from the same candidates, the first to answer wins, and what the other one has used is paid.
+"""
 
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
+from slipway_chassis.deadline import remaining
+from slipway_chassis.errors import SlipwayError
 
 from slipway_router import metrics
 from slipway_router.budgets import BudgetExhausted
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
-from slipway_router.catalogue import Model
+from slipway_router.catalogue import Limits, Model
 from slipway_router.eligibility import Candidate, affordable
-from slipway_router.errors import ModelsCoolingDown, ProviderFailure
+from slipway_router.errors import (
+    BadOutput,
+    ContentFiltered,
+    ModelsCoolingDown,
+    ProviderContextTooLong,
+    ProviderFailure,
+    ProviderTimeout,
+)
 from slipway_router.health import Admission, Gate
 from slipway_router.holds import Hold
+from slipway_router.measurements import Measurements
 from slipway_router.routing import Plan
 
 T = TypeVar("T")
 _BACKOFF_SECONDS = 0.25
+_TO_ANSWER_SECONDS = 0.05
+"""So much of the caller's deadline is kept to tell what went wrong."""
 
 
 class Health(Protocol):
@@ -49,84 +66,189 @@ class Underway(Generic[T]):
     span: Span
     started: float
     probe: bool
+    hedge: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptTimes:
-    """Deadlines of one attempt on the event loop's clock."""
+    """Deadlines of one attempt on the event loop's clock, and the limits of its route."""
 
     first_token: float
     end: float
+    limits: Limits
 
 
 Start = Callable[[Model, AttemptTimes], Awaitable[T]]
+Discard = Callable[[T], Awaitable[None]]
+
+
+async def _nothing_to_discard(_: Any) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class _Round(Generic[T]):
+    """What all attempts at one call share."""
+
+    plan: Plan
+    record: CallRecord
+    start: Start[T]
+    deadline: float
+    candidates: deque[Candidate]
+    waits: list[float]
+    failure: ProviderFailure | None = None
+    failed: str = ""
+    poor: BudgetExhausted | None = None
+    too_small: int = 0
+    """The largest context window that the conversation did not fit."""
+
+    def next(self) -> Candidate | None:
+        """The next candidate that may do."""
+        while self.candidates:
+            candidate = self.candidates.popleft()
+            if candidate.model.context_window > self.too_small:
+                return candidate
+        return None
+
+    def is_affordable(self, model: Model) -> bool:
+        """Whether another attempt at `model` stays below the ceiling, after all others and beside those under way."""
+        under_way = sum(hold.worst for hold in self.record.holds if not hold.ended)
+        return affordable(model, self.plan.demand, self.record.cost + under_way)
+
+    def error(self) -> SlipwayError:
+        """Why no attempt succeeded."""
+        if self.failure is not None:
+            return self.failure
+        if self.poor is not None:
+            return self.poor
+        if self.waits:
+            return ModelsCoolingDown(
+                "all models that apply are cooling down after failures", retry_after=min(self.waits)
+            )
+        return ProviderTimeout("no time was left to try a model")
 
 
 class Failover:
     """Tries candidates and keeps their health. Every attempt reserves its worst case before anything is sent."""
 
-    def __init__(self, health: Health, purse: Purse) -> None:
+    def __init__(self, health: Health, purse: Purse, measurements: Measurements) -> None:
         self._health = health
         self._purse = purse
+        self._measurements = measurements
 
-    async def first(self, plan: Plan, record: CallRecord, start: Start[T]) -> Underway[T]:
+    async def first(
+        self, plan: Plan, record: CallRecord, start: Start[T], discard: Discard[T] = _nothing_to_discard
+    ) -> Underway[T]:
         """The first candidate for which `start` returns.
 
         A failure that another model may not share leads on to the next candidate, and so does a budget that has no
         room for this one; all attempts are noted in `record`. When none is left, raises the last ProviderFailure;
-        BudgetExhausted when money was wanting, ModelsCoolingDown when none could be tried.
+        BudgetExhausted when money was wanting, ModelsCoolingDown when none could be tried. `discard` stops what a
+        hedged attempt has begun that another one has outrun.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + plan.limits.total_seconds
-        failure: ProviderFailure | None = None
-        poor: BudgetExhausted | None = None
-        waits: list[float] = []
-        for candidate in plan.candidates:
-            if loop.time() >= deadline:
-                break
-            # Earlier attempts may have cost something: what is left of the ceiling must cover this one.
-            if not affordable(candidate.model, plan.demand, record.cost):
-                continue
-            admission = await self._health.admit(candidate.model.name)
-            if admission.gate is Gate.CLOSED:
-                waits.append(admission.retry_after)
-                continue
-            if failure is not None:
-                assert record.candidate is not None  # noqa: S101 - it failed
-                metrics.fallbacks.labels(record.candidate.model.name, failure.reason).inc()
-            for retry in range(plan.limits.retries + 1):
-                if retry:
-                    # Jittered, so that callers who failed together do not come back together.
-                    await asyncio.sleep(_BACKOFF_SECONDS * 2**retry * random.uniform(0.5, 1))  # noqa: S311
-                    if loop.time() >= deadline:
-                        break
-                try:
-                    return await self._try(candidate, record, plan, deadline, admission.gate is Gate.PROBE, start)
-                except BudgetExhausted as exhausted:
-                    poor = exhausted
-                    break
-                except ProviderFailure as failed:
-                    failure = failed
-                    if not failed.retryable:
-                        raise
-                    # A provider that says when to come back means later than our back-off.
-                    if failed.retry_after or not failed.unhealthy:
-                        break
-        if failure is not None:
-            raise failure
-        if poor is not None:
-            raise poor
-        raise ModelsCoolingDown("all models that apply are cooling down after failures", retry_after=min(waits))
+        seconds = plan.limits.total_seconds
+        left = remaining()
+        if left is not None:
+            seconds = min(seconds, max(left - _TO_ANSWER_SECONDS, 0))
+        deadline = asyncio.get_running_loop().time() + seconds
+        tried = _Round(plan, record, start, deadline, deque(plan.candidates), [])
+        if plan.limits.hedge_seconds is None or len(plan.candidates) < 2:
+            attempt = await self._in_turn(tried, hedge=False)
+        else:
+            attempt = await self._hedged(tried, plan.limits.hedge_seconds, discard)
+        if attempt is None:
+            raise tried.error()
+        record.candidate = attempt.candidate
+        waited = time.monotonic() - attempt.started
+        self._measurements.answered(attempt.candidate.model.name, waited, first_token=plan.demand.streamed)
+        return attempt
 
-    async def _try(
-        self, candidate: Candidate, record: CallRecord, plan: Plan, deadline: float, probe: bool, start: Start[T]
-    ) -> Underway[T]:
-        model = candidate.model
+    async def _hedged(self, tried: _Round[T], after: float, discard: Discard[T]) -> Underway[T] | None:
+        turns = [asyncio.create_task(self._in_turn(tried, hedge=False))]
+        winner: Underway[T] | None = None
+        try:
+            done, _ = await asyncio.wait(turns, timeout=after)
+            if not done and tried.candidates:
+                turns.append(asyncio.create_task(self._in_turn(tried, hedge=True)))
+            open_turns = set(turns)
+            while open_turns and winner is None:
+                done, open_turns = await asyncio.wait(open_turns, return_when=asyncio.FIRST_COMPLETED)
+                # In the order in which they began, should both be done.
+                for turn in turns:
+                    if turn in done and winner is None:
+                        winner = turn.result()
+            return winner
+        finally:
+            for turn in turns:
+                turn.cancel()
+            for outcome in await asyncio.gather(*turns, return_exceptions=True):
+                if isinstance(outcome, Underway) and outcome is not winner:
+                    await discard(outcome.result)
+                    await self.left(outcome, tried.record)
+            if winner is not None and len(turns) > 1:
+                metrics.hedges.labels(winner.candidate.model.name, "hedge" if winner.hedge else "first").inc()
+
+    async def _in_turn(self, tried: _Round[T], *, hedge: bool) -> Underway[T] | None:
+        """The first candidate that answers; None when none is left. Raises a failure that no other model would cure."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < tried.deadline and (candidate := tried.next()) is not None:
+            model = candidate.model
+            # Earlier attempts may have cost something: what is left of the ceiling must cover this one.
+            if not tried.is_affordable(model):
+                continue
+            admission = await self._health.admit(model.name)
+            if admission.gate is Gate.CLOSED:
+                tried.waits.append(admission.retry_after)
+                continue
+            if tried.failure is not None:
+                metrics.fallbacks.labels(tried.failed, tried.failure.reason).inc()
+            try:
+                attempt = await self._at(candidate, tried, probe=admission.gate is Gate.PROBE, hedge=hedge)
+            except BudgetExhausted as exhausted:
+                tried.poor = exhausted
+                continue
+            if attempt is not None:
+                return attempt
+        return None
+
+    async def _at(self, candidate: Candidate, tried: _Round[T], *, probe: bool, hedge: bool) -> Underway[T] | None:
+        """Attempts at one model, as many as the route allows; None when another model should be tried."""
+        limits = tried.plan.limits
+        outages = bad_outputs = 0
+        while True:
+            try:
+                return await self._try(candidate, tried, probe=probe and not outages and not bad_outputs, hedge=hedge)
+            except ProviderFailure as failure:
+                tried.failure, tried.failed = failure, candidate.model.name
+                if isinstance(failure, ContentFiltered) and limits.fall_back_on_content_filter:
+                    return None
+                if not failure.retryable:
+                    raise
+                if isinstance(failure, ProviderContextTooLong):
+                    tried.too_small = max(tried.too_small, candidate.model.context_window)
+                    return None
+                if isinstance(failure, BadOutput):
+                    bad_outputs += 1
+                    again = bad_outputs <= limits.bad_output_retries
+                else:
+                    outages += 1
+                    # A provider that says when to come back means later than our back-off.
+                    again = outages <= limits.retries and failure.unhealthy and not failure.retry_after
+                    if again:
+                        # Jittered, so that callers who failed together do not come back together.
+                        await asyncio.sleep(_BACKOFF_SECONDS * 2**outages * random.uniform(0.5, 1))  # noqa: S311
+            is_over = asyncio.get_running_loop().time() >= tried.deadline
+            if not again or is_over or not tried.is_affordable(candidate.model):
+                return None
+
+    async def _try(self, candidate: Candidate, tried: _Round[T], *, probe: bool, hedge: bool) -> Underway[T]:
+        model, record, limits = candidate.model, tried.record, tried.plan.limits
         record.candidate = candidate
         now = asyncio.get_running_loop().time()
         times = AttemptTimes(
-            first_token=min(now + plan.limits.first_token_seconds, deadline),
-            end=min(now + plan.limits.attempt_seconds, deadline),
+            first_token=min(now + limits.first_token_seconds, tried.deadline),
+            end=min(now + limits.attempt_seconds, tried.deadline),
+            limits=limits,
         )
         try:
             hold = await self._purse.reserve(record, model, times.end - now)
@@ -145,16 +267,20 @@ class Failover:
                 "slipway.attempt": len(record.attempts) + 1,
             },
         )
-        attempt = Underway[T | None](candidate, None, hold, span, time.monotonic(), probe)
+        attempt = Underway[T | None](candidate, None, hold, span, time.monotonic(), probe, hedge)
         try:
-            result = await start(model, times)
+            result = await tried.start(model, times)
         except ProviderFailure as failure:
+            if isinstance(failure, ProviderTimeout) and _had_little_time(attempt, tried):
+                # Broken off while the model was at work: as if the caller had gone away.
+                failure.unhealthy = False
+                record.spend_estimate(hold)
             await self.lost(attempt, record, failure)
             raise
         except BaseException:
             await self.left(attempt, record)
             raise
-        return Underway(candidate, result, hold, span, attempt.started, probe)
+        return Underway(candidate, result, hold, span, attempt.started, probe, hedge)
 
     async def won(self, attempt: Underway[Any], record: CallRecord) -> None:
         """The attempt answered whole."""
@@ -171,6 +297,8 @@ class Failover:
         attempt.span.set_status(Status(StatusCode.ERROR, failure.reason))
         attempt.span.set_attribute("error.type", failure.reason)
         self._note(attempt, record, failure.reason, failure.status)
+        if failure.unhealthy or isinstance(failure, BadOutput):
+            self._measurements.failed(model.name)
         if failure.unhealthy:
             await self._health.failed(model.name, failure.retry_after)
         else:
@@ -178,15 +306,32 @@ class Failover:
             await self._health.succeeded(model.name)
 
     async def left(self, attempt: Underway[Any], record: CallRecord) -> None:
-        """The caller went away."""
+        """The caller went away, or another attempt was faster; what the provider did until then is paid by
+        estimate."""
+        record.spend_estimate(attempt.hold)
         self._note(attempt, record, CANCELLED, None)
         if attempt.probe:
             await self._health.released(attempt.candidate.model.name)
 
     def _note(self, attempt: Underway[Any], record: CallRecord, outcome: str, status: int | None) -> None:
         model = attempt.candidate.model
-        latency = round((time.monotonic() - attempt.started) * 1000)
+        seconds = time.monotonic() - attempt.started
         attempt.hold.ended = True
-        record.attempts.append(AttemptNote(model.name, model.provider.name, outcome, status, latency))
+        record.attempts.append(
+            AttemptNote(model.name, model.provider.name, outcome, status, round(seconds * 1000), attempt.hedge)
+        )
         metrics.attempts.labels(model.name, outcome).inc()
+        metrics.attempt_duration.labels(model.name, "ok" if outcome == OK else "failed").observe(seconds)
         attempt.span.end()
+
+
+def _had_little_time(attempt: Underway[Any], tried: _Round[Any]) -> bool:
+    """True when the call's deadline ended the attempt before half of the time that its route gives one: that says
+    nothing against the model."""
+    limits = tried.plan.limits
+    given = (
+        min(limits.first_token_seconds, limits.attempt_seconds)
+        if tried.plan.demand.streamed
+        else limits.attempt_seconds
+    )
+    return time.monotonic() - attempt.started < given / 2

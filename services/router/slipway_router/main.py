@@ -70,7 +70,7 @@ async def serve(settings: RouterSettings) -> None:
     policy = PolicyEngine(settings.policy_dir)
     health = SharedHealth(redis)
     measurements = Measurements()
-    failover = Failover(health, books)
+    failover = Failover(health, books, measurements)
     accounts = Accounts(books, failover)
     calls = ModelCalls(
         catalogue=catalogue.current,

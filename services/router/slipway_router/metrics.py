@@ -31,6 +31,23 @@ attempts = Counter("slipway_router_attempts", "Attempts at models, by outcome", 
 fallbacks = Counter(
     "slipway_router_fallbacks", "Calls that went on to another model", ["failed_model", "reason"], registry=registry
 )
+attempt_duration = Histogram(
+    "slipway_router_attempt_duration_seconds",
+    "Duration of an attempt at a model: outliers show here",
+    ["model", "outcome"],
+    buckets=(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    registry=registry,
+)
+hedges = Counter(
+    "slipway_router_hedges", "Calls for which a second model was asked beside", ["model", "winner"], registry=registry
+)
+calls = Counter("slipway_router_calls", "Calls, by how they ended", ["route", "model", "outcome"], registry=registry)
+repaired = Counter(
+    "slipway_router_repaired_outputs",
+    "Answers whose JSON was mended before it was passed on",
+    ["model"],
+    registry=registry,
+)
 cooldowns = Counter("slipway_router_cooldowns", "Cooldowns that began here", ["model"], registry=registry)
 health_degraded = Gauge(
     "slipway_router_health_degraded", "1 while health is not shared because Redis is away", registry=registry

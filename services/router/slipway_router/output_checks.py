@@ -5,7 +5,7 @@ Schemas are compiled once and kept. They resolve within themselves only: a `$ref
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,26 @@ class OutputChecks:
     is_json: bool = False
     content: "Validator | None" = None
     single_tool_call: bool = False
+    choice: str = "auto"
+    """`auto`, `none`, `required`, or `=name` for a named tool."""
+
+    def tool_calls(self, names: Sequence[str], finish_reason: str) -> None:
+        """Whether calls of tools with these names are what was asked for; raises MalformedToolCall.
+
+        An answer that was cut off or filtered needs no call.
+        """
+        if finish_reason == "tool_calls" and not names:
+            raise MalformedToolCall("the model says that it calls tools, and calls none")
+        if names and self.choice == "none":
+            raise MalformedToolCall("the model calls a tool although tool_choice is none")
+        if len(names) > 1 and self.single_tool_call:
+            raise MalformedToolCall("the model calls several tools at once although that is ruled out")
+        if finish_reason in ("length", "content_filter"):
+            return
+        if not names and self.choice not in ("auto", "none"):
+            raise MalformedToolCall("the model calls no tool although tool_choice requires it")
+        if self.choice.startswith("=") and any(name != self.choice[1:] for name in names):
+            raise MalformedToolCall("the model calls another tool than tool_choice names")
 
     def arguments(self, name: str, text: str, *, repair: bool) -> str:
         """The arguments of a call of `name` as JSON text, mended if that is asked for and needed.
@@ -90,7 +110,9 @@ NO_CHECKS = OutputChecks()
 
 
 @lru_cache(maxsize=512)
-def output_checks(tools_json: str, response_format_json: str, single_tool_call: bool = False) -> OutputChecks:
+def output_checks(
+    tools_json: str, tool_choice_json: str, response_format_json: str, single_tool_call: bool = False
+) -> OutputChecks:
     """The checks for a request with these texts; raises InvalidArgument for a schema that is none."""
     tools: dict[str, Validator | None] = {}
     for index, tool in enumerate(json.loads(tools_json) if tools_json else ()):
@@ -101,7 +123,7 @@ def output_checks(tools_json: str, response_format_json: str, single_tool_call: 
     form = json.loads(response_format_json) if response_format_json else {}
     kind = form.get("type")
     if kind not in ("json_object", "json_schema"):
-        return OutputChecks(tools, single_tool_call=single_tool_call)
+        return OutputChecks(tools, single_tool_call=single_tool_call, choice=_choice(tool_choice_json))
     content = None
     if kind == "json_schema":
         described = form.get("json_schema")
@@ -110,7 +132,16 @@ def output_checks(tools_json: str, response_format_json: str, single_tool_call: 
         if schema is None:
             raise InvalidArgument("json_schema needs a schema", field=place)
         content = _validator(schema, place)
-    return OutputChecks(tools, is_json=True, content=content, single_tool_call=single_tool_call)
+    return OutputChecks(tools, True, content, single_tool_call, _choice(tool_choice_json))
+
+
+def _choice(tool_choice_json: str) -> str:
+    choice = json.loads(tool_choice_json) if tool_choice_json else "auto"
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        return f"={name}" if isinstance(name, str) else "auto"
+    return choice if choice in ("none", "required") else "auto"
 
 
 def _validator(schema: Any, place: str) -> Validator:

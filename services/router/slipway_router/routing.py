@@ -1,11 +1,13 @@
 """Which models a request may go to, and in which order."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from slipway_chassis.errors import InvalidArgument, SlipwayError
 
 from slipway_router.catalogue import DEFAULT_ROUTE, Catalogue, Kind, Limits, Model, Route
+from slipway_router.chat import Routing
 from slipway_router.demand import Demand
 from slipway_router.eligibility import Candidate, Hurdle, LeftOut, Permissions, passing
 from slipway_router.errors import (
@@ -85,15 +87,27 @@ def plan(catalogue: Catalogue, demand: Demand, permissions: Permissions, measure
     )
 
 
-def refusal(plan: Plan) -> SlipwayError | None:
-    """Why nothing can be tried: the error of the candidate that came furthest. None when there is a candidate, and
-    when every candidate fell at policy (the engine has an error of its own for that)."""
-    if plan.candidates:
-        return None
-    furthest = max(plan.left_out, key=lambda left: left.hurdle)
+def check_candidates(plan: Plan, refuse: Callable[[Model], NoReturn]) -> None:
+    """Raise why nothing can be tried, if so: the error of the candidate that came furthest. `refuse` raises the policy
+    engine's own."""
+    if not plan.candidates:
+        furthest = max(plan.left_out, key=lambda left: left.hurdle)
+        if furthest.hurdle is Hurdle.POLICY:
+            refuse(furthest.model)
+        raise _refusal(plan, furthest)
+
+
+def routing_of(plan: Plan) -> Routing:
+    """How the model was chosen, in short."""
+    return Routing(
+        route=plan.route.name if plan.route else "",
+        task="" if plan.demand.model else plan.demand.task,
+        task_proposed=plan.proposal is not None and bool(plan.proposal.task),
+    )
+
+
+def _refusal(plan: Plan, furthest: LeftOut) -> SlipwayError:
     match furthest.hurdle:
-        case Hurdle.POLICY:
-            return None
         case Hurdle.REGION:
             return NoModelInRegion(furthest.reason, metadata={"regions": ",".join(plan.demand.regions or ())})
         case Hurdle.DATA_CLASS:
@@ -107,7 +121,7 @@ def refusal(plan: Plan) -> SlipwayError | None:
             return ContextTooLong(furthest.reason, field="chat.messages")
         case Hurdle.LATENCY:
             return LatencyGoalMissed(furthest.reason)
-        case Hurdle.COST:
+        case _:
             return CostCeilingTooLow(furthest.reason)
 
 

@@ -11,6 +11,7 @@ from slipway_router.chat import ToolCall
 from slipway_router.cost import Price
 from slipway_router.errors import MalformedToolCall, ProviderProtocol
 from slipway_router.health import COOLDOWN_MOST, PROBE_SECONDS, Gate, LocalHealth
+from slipway_router.output_checks import OutputChecks
 from slipway_router.tokens import TokenCount, estimated_tokens, most_tokens
 from slipway_router.wire.body import token_count
 from slipway_router.wire.failures import failure_of_status, retry_after
@@ -194,19 +195,19 @@ async def test_many_small_lines_cannot_grow_one_event_without_bound():
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=4), st.integers(1, 9))
 def test_tool_calls_come_out_whole_however_they_are_cut(arguments, size):
     text = json.dumps(arguments)
-    calls = ToolCallAssembler(frozenset({"pay"}))
+    calls = ToolCallAssembler(OutputChecks({"pay": None}))
     calls.add([{"index": 0, "id": "c1", "function": {"name": "pay", "arguments": ""}}])
     for position in range(0, len(text), size):
         calls.add([{"index": 0, "function": {"arguments": text[position : position + size]}}])
-    assert calls.finish() == (ToolCall("c1", "pay", text),)
+    assert calls.finish("tool_calls") == (ToolCall("c1", "pay", text),)
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", "null", '"x"', "12", "{'a': 1}", "[" * 100_000])
 def test_arguments_that_are_not_a_json_object_are_refused(arguments):
-    calls = ToolCallAssembler(frozenset({"pay"}))
+    calls = ToolCallAssembler(OutputChecks({"pay": None}))
     calls.add([{"index": 0, "id": "c1", "function": {"name": "pay", "arguments": arguments}}])
     with pytest.raises(MalformedToolCall):
-        calls.finish()
+        calls.finish("tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_arguments_that_are_not_a_json_object_are_refused(arguments):
 )
 def test_fragments_of_a_foreign_form_are_refused(fragments):
     with pytest.raises(MalformedToolCall):
-        ToolCallAssembler(frozenset({"pay"})).add(fragments)
+        ToolCallAssembler(OutputChecks({"pay": None})).add(fragments)
 
 
 @pytest.mark.parametrize(

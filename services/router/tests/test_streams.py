@@ -256,5 +256,6 @@ async def test_a_deadline_that_passes_in_a_whole_answer_is_booked_too(client, pr
         return await client.usage("s-deadline")
 
     (row,) = await eventually(booked)
-    assert row.outcome == "CANCELLED"
+    # Whoever looks at the clock first: the router, or the caller.
+    assert row.outcome in ("PROVIDER_TIMEOUT", "CANCELLED")
     assert row.usage.input_tokens > 0

@@ -9,9 +9,11 @@ from typing import Any
 from slipway_router.catalogue import Model
 from slipway_router.chat import ChatRequest, Completion, Message, Vectors
 from slipway_router.eligibility import output_limit
-from slipway_router.errors import MalformedToolCall, ProviderProtocol
+from slipway_router.errors import BadOutput, ProviderProtocol
+from slipway_router.output_checks import OutputChecks
 from slipway_router.tokens import TokenCount
-from slipway_router.wire.tool_calls import ToolCallAssembler, offered_names
+from slipway_router.wire.text import whole_characters
+from slipway_router.wire.tool_calls import ToolCallAssembler
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
@@ -50,30 +52,43 @@ def _message(message: Message) -> dict[str, Any]:
     return wire | {key: value for key, value in optional.items() if value}
 
 
-def completion(payload: dict[str, Any], request: ChatRequest) -> Completion:
-    """A whole answer from a `chat.completion` object; raises ProviderProtocol, MalformedToolCall."""
+def completion(payload: dict[str, Any], checks: OutputChecks, *, repair: bool = False) -> Completion:
+    """A whole answer from a `chat.completion` object; raises ProviderProtocol, BadOutput."""
     usage = token_count(payload.get("usage"))
     try:
         choice = payload["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal") or ""
-        calls = ToolCallAssembler(offered_names(request.tools))
+        reason = finish_reason(choice.get("finish_reason"))
+        calls = ToolCallAssembler(checks, repair=repair)
         if message.get("tool_calls"):
             calls.add([{**call, "index": n} for n, call in enumerate(message["tool_calls"])])
+        text = None if content is None else _text(content)
+        called = calls.finish(reason)
+        checked = checked_text(text, checks, reason, repair=repair) if not (called or refusal) else text
         return Completion(
-            content=None if content is None else _text(content),
-            tool_calls=calls.finish(),
+            content=checked,
+            tool_calls=called,
             refusal=_text(refusal),
-            finish_reason=finish_reason(choice.get("finish_reason")),
+            finish_reason=reason,
             model=_text(payload.get("model") or ""),
             usage=usage,
+            repaired=calls.repaired or checked != text,
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ProviderProtocol("the provider's answer has no message") from error
-    except (MalformedToolCall, ProviderProtocol) as failure:
+        foreign = ProviderProtocol("the provider's answer has no message")
+        foreign.usage = usage
+        raise foreign from error
+    except (BadOutput, ProviderProtocol) as failure:
         # The tokens were used all the same.
         failure.usage = usage
         raise
+
+
+def checked_text(text: str | None, checks: OutputChecks, reason: str, *, repair: bool) -> str | None:
+    """The text of an answer without tool calls, mended if need be; raises BadOutput. One that was cut off or filtered
+    says so by its finish reason, and is passed on as it is."""
+    return text if reason != "stop" or not checks.is_json else checks.text(text or "", repair=repair)
 
 
 def finish_reason(value: Any) -> str:
@@ -141,4 +156,4 @@ def _vector(value: Any) -> tuple[float, ...]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("text expected")
-    return value
+    return whole_characters(value)

@@ -10,12 +10,13 @@ import httpx
 
 from slipway_router.catalogue import Model, Provider
 from slipway_router.chat import ChatRequest, Completion, Piece, Vectors
-from slipway_router.errors import MalformedToolCall, ProviderProtocol, ProviderTimeout, StreamTruncated
-from slipway_router.tokens import TokenCount
+from slipway_router.errors import ProviderFailure, ProviderProtocol, ProviderTimeout
+from slipway_router.failover import AttemptTimes
 from slipway_router.wire import body as wire
 from slipway_router.wire.failures import failure_of_error_object, failure_of_status, failure_of_transport
+from slipway_router.wire.json_object import json_object
 from slipway_router.wire.sse import data_events
-from slipway_router.wire.tool_calls import ToolCallAssembler, offered_names
+from slipway_router.wire.streamed_answer import StreamedAnswer
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _CONNECT_SECONDS = 5.0
@@ -27,12 +28,10 @@ class WireClient:
 
     def __init__(self, provider: Provider) -> None:
         self._name = provider.name
-        headers = {"user-agent": "slipway-router"}
-        if provider.api_key:
-            headers["authorization"] = f"Bearer {provider.api_key}"
         self._http = httpx.AsyncClient(
             base_url=provider.base_url + "/",
-            headers=headers,
+            headers={"user-agent": "slipway-router", **provider.credentials()},
+            params={"api-version": provider.api_version} if provider.api_version else None,
             limits=_LIMITS,
             # Reading is timed by the call's own deadlines.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS, pool=_CONNECT_SECONDS),
@@ -44,46 +43,52 @@ class WireClient:
         )
         self._calls = 0
 
-    async def chat(self, model: Model, request: ChatRequest, *, deadline: float) -> Completion:
-        """A whole answer. `deadline` is on the event loop's clock. Raises ProviderFailure."""
-        payload = await self._post("chat/completions", wire.chat_body(model, request, stream=False), deadline)
-        return wire.completion(payload, request)
+    async def chat(self, model: Model, request: ChatRequest, times: AttemptTimes) -> Completion:
+        """A whole answer. Raises ProviderFailure."""
+        payload = await self._post("chat/completions", wire.chat_body(model, request, stream=False), times.end)
+        return wire.completion(payload, request.checks, repair=times.limits.repair)
 
-    async def embed(self, model: Model, inputs: tuple[str, ...], *, deadline: float) -> Vectors:
+    async def embed(self, model: Model, inputs: tuple[str, ...], times: AttemptTimes) -> Vectors:
         """Vectors for `inputs`, in order. Raises ProviderFailure."""
-        payload = await self._post("embeddings", wire.embeddings_body(model, inputs), deadline)
+        payload = await self._post("embeddings", wire.embeddings_body(model, inputs), times.end)
         return wire.vectors(payload, len(inputs))
 
     async def stream(
-        self, model: Model, request: ChatRequest, *, first_token_deadline: float, deadline: float
+        self, model: Model, request: ChatRequest, times: AttemptTimes
     ) -> AsyncGenerator[Piece | Completion, None]:
         """Pieces of text as they come, then the whole answer (content None: it was sent already).
 
-        Comments and chunks that only state the role do not stop the first-token timer. Tool calls come with the whole
-        answer. Closing the generator closes the connection. Raises ProviderFailure.
+        Comments and chunks that only state the role stop no timer: neither that of the first token nor that of the
+        silence after it. Tool calls come with the whole answer; so does JSON that the route lets be mended or asked for
+        again. Closing the generator closes the connection. Raises ProviderFailure.
         """
-        answer = _StreamedAnswer(self._name, request)
+        answer = StreamedAnswer(self._name, request.checks, times.limits)
         body = json.dumps(wire.chat_body(model, request, stream=True), allow_nan=False).encode()
+        clock = asyncio.get_running_loop()
+        silent_until = times.first_token
         with self._in_use():
             async with contextlib.AsyncExitStack() as stack:
                 events: AsyncIterator[bytes] | None = None
                 while not answer.ended:
-                    limit = deadline if answer.begun else min(first_token_deadline, deadline)
                     try:
-                        async with asyncio.timeout_at(limit):
+                        async with asyncio.timeout_at(min(silent_until, times.end)):
                             if events is None:
                                 events = await self._open(body, stack)
                             event = await anext(events, None)
                     except TimeoutError as error:
-                        what = "the answer did not end" if answer.begun else "no first token"
-                        raise ProviderTimeout(f"provider {self._name}: {what} in time") from error
+                        late = answer.timed_out(silent=silent_until <= times.end)
+                        raise late from error
                     except httpx.TransportError as error:
                         if answer.finish_reason is not None:
                             break
-                        raise failure_of_transport(self._name, error) from error
+                        raise answer.failed(failure_of_transport(self._name, error)) from error
+                    except ProviderFailure as failure:
+                        raise answer.failed(failure)  # noqa: B904 - the same failure, with the usage reported
                     if event is None:
                         break
                     delta = answer.take(event)
+                    if answer.is_at_work:
+                        silent_until = clock.time() + times.limits.between_tokens_seconds
                     if delta:
                         yield Piece(delta, answer.model)
             yield answer.whole()
@@ -119,7 +124,7 @@ class WireClient:
                 raise failure_of_transport(self._name, error) from error
         if response.status_code != 200:
             raise failure_of_status(self._name, response.status_code, response.headers, raw)
-        payload = _json_object(self._name, raw)
+        payload = json_object(self._name, raw)
         if payload.get("error"):
             raise failure_of_error_object(self._name, payload["error"])
         return payload
@@ -142,71 +147,6 @@ class WireClient:
         await self._http.aclose()
 
 
-class _StreamedAnswer:
-    """What a stream has said so far."""
-
-    def __init__(self, provider: str, request: ChatRequest) -> None:
-        self._provider = provider
-        self._calls = ToolCallAssembler(offered_names(request.tools))
-        self.model = ""
-        self._usage: TokenCount | None = None
-        self.finish_reason: str | None = None
-        self.begun = False
-        self.ended = False
-
-    def take(self, event: bytes) -> str:
-        """Take one event; the text it adds. Raises ProviderFailure."""
-        if event == b"[DONE]":
-            self.ended = True
-            return ""
-        chunk = _json_object(self._provider, event)
-        if chunk.get("error"):
-            failure = failure_of_error_object(self._provider, chunk["error"])
-            failure.usage = self._usage
-            raise failure
-        self.model = self.model or str(chunk.get("model") or "")
-        self._usage = wire.token_count(chunk.get("usage")) or self._usage
-        try:
-            choices = [choice for choice in chunk.get("choices") or () if choice.get("index", 0) == 0]
-            return "".join(self._choice(choice) for choice in choices)
-        except (AttributeError, TypeError) as error:
-            raise ProviderProtocol(f"provider {self._provider} sent a chunk that is not in the wire format") from error
-
-    def _choice(self, choice: dict[str, Any]) -> str:
-        delta = choice.get("delta") or {}
-        # A streamed refusal is text that the user should see; the contract's stream has no other place for it.
-        text = delta.get("content") or delta.get("refusal") or ""
-        if delta.get("tool_calls"):
-            self._calls.add(delta["tool_calls"])
-        # Reasoning is not handed on, but the model is at work: the first-token timer has done its duty.
-        self.begun = self.begun or bool(text or delta.get("tool_calls") or delta.get("reasoning_content"))
-        if choice.get("finish_reason") is not None:
-            self.finish_reason = wire.finish_reason(choice["finish_reason"])
-        if not isinstance(text, str):
-            raise TypeError("text expected")
-        return text
-
-    def whole(self) -> Completion:
-        """The end; raises StreamTruncated without a finish reason, MalformedToolCall for a broken call."""
-        if self.finish_reason is None:
-            truncated = StreamTruncated(f"provider {self._provider} ended its stream without a finish reason")
-            truncated.usage = self._usage
-            raise truncated
-        try:
-            calls = self._calls.finish()
-        except MalformedToolCall as malformed:
-            malformed.usage = self._usage
-            raise
-        return Completion(
-            content=None,
-            tool_calls=calls,
-            refusal="",
-            finish_reason=self.finish_reason,
-            model=self.model,
-            usage=self._usage,
-        )
-
-
 async def _bounded(response: httpx.Response) -> bytes:
     raw = bytearray()
     async for piece in response.aiter_bytes():
@@ -214,13 +154,3 @@ async def _bounded(response: httpx.Response) -> bytes:
         if len(raw) > MAX_ANSWER_BYTES:
             raise ProviderProtocol(f"the provider's answer is longer than {MAX_ANSWER_BYTES} bytes")
     return bytes(raw)
-
-
-def _json_object(provider: str, raw: bytes) -> dict[str, Any]:
-    try:
-        payload = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ProviderProtocol(f"provider {provider} answered something that is not JSON") from error
-    if not isinstance(payload, dict):
-        raise ProviderProtocol(f"provider {provider} answered JSON that is not an object")
-    return payload

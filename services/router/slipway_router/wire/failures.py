@@ -9,15 +9,22 @@ from typing import Any
 import httpx
 
 from slipway_router.errors import (
+    ContentFiltered,
     ProviderAuth,
+    ProviderContextTooLong,
     ProviderFailure,
     ProviderProtocol,
     ProviderRateLimited,
     ProviderRejected,
     ProviderUnavailable,
 )
+from slipway_router.wire.text import whole_characters
 
 _MESSAGE_CHARACTERS = 500
+# Type or code of the error object: OpenAI, Azure, Mistral, litellm. vLLM and llama.cpp only say it in words.
+_TOO_LONG = ("context_length_exceeded", "context_window", "contextwindow", "exceed_context_size")
+_TOO_LONG_WORDS = ("maximum context length", "context window", "context length", "prompt is too long", "context size")
+_FILTERED = ("content_filter", "content_policy", "contentpolicy", "responsibleai")
 
 
 def failure_of_status(provider: str, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFailure:
@@ -31,7 +38,7 @@ def failure_of_status(provider: str, status: int, headers: Mapping[str, str], bo
     elif status >= 500 or status in (404, 408, 409, 425):
         failure = ProviderUnavailable(f"provider {provider} answered {status}", retry_after=retry_after(headers))
     elif 400 <= status < 500:
-        failure = ProviderRejected(f"provider {provider} refuses the request: {_words(body) or status}")
+        failure = _refused(provider, status, body)
     else:
         # Redirects are not followed: a provider's address comes from the catalogue only.
         failure = ProviderProtocol(f"provider {provider} answered {status}")
@@ -45,7 +52,8 @@ def failure_of_error_object(provider: str, error: Any) -> ProviderFailure:
     status = next((value for key in ("code", "status") if isinstance(value := fields.get(key), int)), 0)
     if not 400 <= status < 600:
         kind = f"{fields.get('type', '')} {fields.get('code', '')}"
-        status = 429 if "rate_limit" in kind else 400 if "invalid_request" in kind or "context_length" in kind else 500
+        ours = any(word in kind for word in ("invalid_request", *_TOO_LONG, *_FILTERED))
+        status = 429 if "rate_limit" in kind else 400 if ours else 500
     return failure_of_status(provider, status, {}, json.dumps({"error": fields}).encode())
 
 
@@ -70,10 +78,23 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def _words(body: bytes) -> str:
+def _refused(provider: str, status: int, body: bytes) -> ProviderFailure:
+    message, kind = _words(body)
+    said = f"provider {provider} refuses the request: {message or status}"
+    if any(word in kind for word in _TOO_LONG) or any(words in message.lower() for words in _TOO_LONG_WORDS):
+        return ProviderContextTooLong(said)
+    if any(word in kind for word in _FILTERED):
+        return ContentFiltered(said)
+    return ProviderRejected(said)
+
+
+def _words(body: bytes) -> tuple[str, str]:
+    """Message, and type and code, of an error body."""
     try:
         error = json.loads(body).get("error", {})
-        message = error.get("message", "") if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
-        return ""
-    return str(message)[:_MESSAGE_CHARACTERS]
+    except (ValueError, AttributeError, RecursionError):
+        return "", ""
+    if not isinstance(error, dict):
+        return whole_characters(str(error))[:_MESSAGE_CHARACTERS], ""
+    message = whole_characters(str(error.get("message") or ""))[:_MESSAGE_CHARACTERS]
+    return message, f"{error.get('type', '')} {error.get('code', '')}".lower()

@@ -1,28 +1,24 @@
 """Tool calls, held back until they are whole: half of one is no use to anybody, and a broken one does harm."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
-from slipway_router.chat import JsonObject, ToolCall
+from slipway_router.chat import ToolCall
 from slipway_router.errors import MalformedToolCall
+from slipway_router.output_checks import OutputChecks
+from slipway_router.wire.text import whole_characters
 
 MAX_ARGUMENT_CHARACTERS = 1024 * 1024
 MAX_CALLS = 128
 
 
-def offered_names(tools: Sequence[JsonObject]) -> frozenset[str]:
-    """Names of the functions that `tools` (OpenAI's array) declare."""
-    functions = (tool.get("function") for tool in tools)
-    return frozenset(str(function.get("name")) for function in functions if isinstance(function, dict))
-
-
 class ToolCallAssembler:
     """Puts the fragments of a stream's tool calls together."""
 
-    def __init__(self, offered: frozenset[str]) -> None:
-        """`offered` are the names that the request declared."""
-        self._offered = offered
+    def __init__(self, checks: OutputChecks, *, repair: bool = False) -> None:
+        """`checks` are what the request declared; `repair` says whether broken JSON is mended first."""
+        self._checks = checks
+        self._repair = repair
+        self._repaired = False
         self._calls: dict[int, dict[str, str]] = {}
 
     def add(self, fragments: Any) -> None:
@@ -46,20 +42,22 @@ class ToolCallAssembler:
             if len(call["arguments"]) > MAX_ARGUMENT_CHARACTERS:
                 raise MalformedToolCall(f"arguments of more than {MAX_ARGUMENT_CHARACTERS} characters")
 
-    def finish(self) -> tuple[ToolCall, ...]:
-        """The calls, in order; raises MalformedToolCall if one cannot be carried out."""
+    def finish(self, finish_reason: str) -> tuple[ToolCall, ...]:
+        """The calls, in order; raises MalformedToolCall if one cannot be carried out, or if they are not what was
+        asked for."""
+        self._checks.tool_calls([call["name"] for _, call in sorted(self._calls.items())], finish_reason)
         return tuple(self._checked(index, call) for index, call in sorted(self._calls.items()))
 
+    @property
+    def repaired(self) -> bool:
+        """True when arguments were mended."""
+        return self._repaired
+
     def _checked(self, index: int, call: dict[str, str]) -> ToolCall:
-        name = call["name"]
-        if name not in self._offered:
-            raise MalformedToolCall(f"the model calls {name[:64]!r}, a tool that was not offered")
-        # A function without parameters may be called without arguments.
-        arguments = call["arguments"].strip() or "{}"
-        try:
-            parsed = json.loads(arguments)
-        except (ValueError, RecursionError) as error:
-            raise MalformedToolCall(f"the arguments for {name} are not JSON") from error
-        if not isinstance(parsed, dict):
-            raise MalformedToolCall(f"the arguments for {name} are not a JSON object")
-        return ToolCall(call["id"] or f"call_{index}", name, arguments)
+        given = whole_characters(call["arguments"])
+        arguments = self._checks.arguments(call["name"], given, repair=self._repair)
+        self._repaired = self._repaired or arguments != (given.strip() or "{}")
+        first = next(at for at, other in sorted(self._calls.items()) if other["id"] == call["id"])
+        # Some providers send no id, or the same one twice.
+        own_id = call["id"] if call["id"] and first == index else f"{call['id'] or 'call'}_{index}"
+        return ToolCall(own_id, call["name"], arguments)
