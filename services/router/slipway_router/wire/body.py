@@ -11,9 +11,9 @@ from slipway_router.chat import ChatRequest, Completion, Message, Vectors
 from slipway_router.eligibility import output_limit
 from slipway_router.errors import BadOutput, ProviderProtocol
 from slipway_router.output_checks import OutputChecks
-from slipway_router.tokens import TokenCount
 from slipway_router.wire.text import whole_characters
 from slipway_router.wire.tool_calls import ToolCallAssembler
+from slipway_router.wire.usage import token_count
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
@@ -96,32 +96,6 @@ def finish_reason(value: Any) -> str:
     if value not in FINISH_REASONS:
         raise ProviderProtocol(f"the provider gives the finish reason {str(value)[:40]!r}")
     return value
-
-
-def token_count(usage: Any) -> TokenCount | None:
-    """Disjoint classes from a `usage` object: cached tokens are part of prompt_tokens and reasoning tokens part of
-    completion_tokens there. None if there is none, or if it does not add up."""
-    if not isinstance(usage, dict):
-        return None
-    prompt, completed = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
-    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
-    counts = (prompt, completed, cached, reasoning)
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-        return None
-    assert isinstance(prompt, int)  # noqa: S101 - checked above
-    if usage.get("total_tokens") == prompt + completed + reasoning and reasoning:
-        # Some providers report reasoning beside completion_tokens; the total tells.
-        completed += reasoning
-    if cached > prompt or reasoning > completed:
-        return None
-    return TokenCount(prompt - cached, cached, completed - reasoning, reasoning)
-
-
-def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
-    details = usage.get(group)
-    value = details.get(name) if isinstance(details, dict) else 0
-    return 0 if value is None else value
 
 
 def embeddings_body(model: Model, inputs: tuple[str, ...]) -> dict[str, Any]:
