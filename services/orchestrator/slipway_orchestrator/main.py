@@ -83,7 +83,7 @@ class Parts:
         keys = SubjectKeys(pool, settings.data_key.get_secret_value())
         outbox = Outbox(pool, bus, keys)
         evidence = Evidence("orchestrator", outbox)
-        journal = Journal(keys, evidence)
+        journal = Journal(keys, evidence, outbox)
         return cls(
             pool=pool,
             bus=bus,
@@ -156,7 +156,15 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
     secret = settings.service_secret.get_secret_value()
     tokens = RunTokens(settings.identity_target, ServiceTokenSource(settings.identity_target, "orchestrator", secret))
     owner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
-    leases = Leases(parts.pool, parts.keys, parts.journal, parts.approvals, owner=owner, seconds=settings.lease_seconds)
+    leases = Leases(
+        parts.pool,
+        parts.keys,
+        parts.journal,
+        parts.approvals,
+        parts.outbox,
+        owner=owner,
+        seconds=settings.lease_seconds,
+    )
     process = EvaluationProcess()
     announcer = Announcer(parts.bus)
     tools = Tools(

@@ -19,10 +19,20 @@ _INSERT = """
 INSERT INTO run_event (run_id, seq, kind, step_id, schema_version, epoch, time, data, payloads, commitment)
 VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9)
 """
+_COPY_APART = """
+INSERT INTO run_payload (month, tenant, subject, digest, bytes, content)
+SELECT run_month($2), tenant, subject, digest, bytes, content FROM (
+    SELECT tenant, subject, digest, bytes, content FROM run_payload WHERE month = run_month($1)
+    UNION ALL SELECT tenant, subject, digest, bytes, content FROM payload
+) AS held
+WHERE tenant = $3 AND subject = $4 AND digest IN (
+    SELECT reference.value ->> 'digest' FROM run_event, jsonb_each(payloads) AS reference WHERE run_id = $2)
+ON CONFLICT DO NOTHING
+"""
 
 
 class JournalCopies:
-    """Copies rows. Both runs hold the data of one subject, so that large values stay stored once."""
+    """Copies rows. Both runs hold the data of one subject; large values stay stored once in a month."""
 
     def __init__(self, keys: SubjectKeys, evidence: Evidence) -> None:
         self._keys = keys
@@ -50,6 +60,7 @@ class JournalCopies:
                     )
                 )
             await conn.executemany(_INSERT, copied)
+        await conn.execute(_COPY_APART, source.run_id, to.run_id, to.tenant, to.subject)
         return head
 
     async def kind(self, conn: Any, source: RunIdentity, seq: int) -> str | None:

@@ -1,36 +1,53 @@
 """The journal: rows of `run_event`, each with its audit event, chained by commitment."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
 from slipway_chassis.crypto import SubjectKeys
-from slipway_chassis.evidence import GENESIS, Evidence
+from slipway_chassis.evidence import GENESIS, TOPIC, Evidence
 from slipway_chassis.jcs import canonical_json, digest
+from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyDecision
+from slipway_chassis.telemetry import inject
 
-from slipway_orchestrator.core.events import SCHEMA_VERSION, Event, decode, encode, step_of
+from slipway_orchestrator.core.events import Event, decode, encode, step_of, version_of
 from slipway_orchestrator.runs import JournalRow, RunIdentity
 
 LARGE = 64 * 1024
 """Bytes of JSON from which a value is stored apart, once, and referenced by digest."""
 _APART = ("output", "input", "arguments")
+_APART_VERSION = 2
+"""Version of a journal with values in `run_payload`; those of version 1 are in `payload`."""
 _PAGE_BYTES = 8 << 20
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _INSERT = """
-INSERT INTO run_event (run_id, seq, kind, step_id, schema_version, epoch, time, data, payloads, commitment)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+WITH event AS (
+    INSERT INTO run_event (run_id, seq, kind, step_id, schema_version, epoch, time, data, payloads, commitment)
+    SELECT $1, seq, kind, step_id, version, $2, time, data, payloads::jsonb, commitment
+    FROM unnest($3::bigint[], $4::text[], $5::text[], $6::int[], $7::timestamptz[], $8::bytea[], $9::text[],
+        $10::text[]) AS given (seq, kind, step_id, version, time, data, payloads, commitment)
+)
+INSERT INTO outbox (message_id, topic, ordering_key, tenant, subject, headers, body, receipt)
+SELECT id, $14, $1, $15, $16, headers::jsonb, body, true
+FROM unnest($11::text[], $12::text[], $13::bytea[]) WITH ORDINALITY AS given (id, headers, body, place) ORDER BY place
 """
 _READ = """
 SELECT seq, kind, step_id, time, data, payloads FROM run_event
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
 """
+_STORE_APART = """
+INSERT INTO run_payload (month, tenant, subject, digest, bytes, content) VALUES (run_month($1), $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
+"""
 _PAYLOAD = """
-INSERT INTO payload (tenant, subject, digest, bytes, content) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (tenant, subject, digest) DO NOTHING
+SELECT content FROM run_payload WHERE month = run_month($1) AND tenant = $2 AND subject = $3 AND digest = $4
+UNION ALL SELECT content FROM payload WHERE tenant = $2 AND subject = $3 AND digest = $4
+LIMIT 1
 """
 
 
@@ -42,12 +59,26 @@ class Head:
     commitment: str = GENESIS
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What appending to one journal writes: sealed, and chained to what was there."""
+
+    head: Head
+    version: int
+    """Version of the journal that a reader of these events must know."""
+    rows: Sequence[tuple[Any, ...]]
+    """seq, kind, step, version, time, data, payloads, commitment; id, headers and body of the audit event."""
+    apart: Sequence[tuple[str, int, bytes]]
+    """Digest, bytes and sealed content of values that are stored apart."""
+
+
 class Journal:
     """Appends to journals and reads them. Every text in them is sealed under the key of the run's subject."""
 
-    def __init__(self, keys: SubjectKeys, evidence: Evidence) -> None:
+    def __init__(self, keys: SubjectKeys, evidence: Evidence, outbox: Outbox) -> None:
         self._keys = keys
         self._evidence = evidence
+        self._outbox = outbox
 
     async def append(
         self,
@@ -59,15 +90,40 @@ class Journal:
         policy: PolicyDecision | None = None,
     ) -> Head:
         """Append in the caller's transaction: rows, payloads and audit events. The caller holds the fence."""
+        written = await self.write(conn, run, head, epoch, events, policy)
+        await self.store_apart(conn, run, written)
+        columns = [list(column) for column in zip(*written.rows, strict=True)]
+        if columns:
+            await conn.execute(_INSERT, run.run_id, epoch, *columns, TOPIC, run.tenant, run.subject)
+            await self._outbox.added(conn)
+        return written.head
+
+    async def write(
+        self,
+        conn: Any,
+        run: RunIdentity,
+        head: Head,
+        epoch: int,
+        events: Sequence[tuple[datetime, Event]],
+        policy: PolicyDecision | None = None,
+    ) -> Written:
+        """What `append` would write. `conn` (or a pool) is asked for the subject's key only."""
+        seal = await self._keys.sealer(conn, run.tenant, run.subject)
+        trace = inject()
+        resource = f"run:{run.run_id}"
         rows: list[tuple[Any, ...]] = []
+        apart: list[tuple[str, int, bytes]] = []
+        newest = 1
         for time, event in events:
             data = encode(event)
-            payloads = await self._store_apart(conn, run, data)
+            payloads = _take_apart(data, seal, apart)
+            version = max(version_of(event), _APART_VERSION if payloads else 1)
+            newest = max(newest, version)
             sealed = self._evidence.seal(
                 "run.event",
                 caller=run.caller,
                 subject=run.subject,
-                resource=f"run:{run.run_id}",
+                resource=resource,
                 data=_audit_data(event, data, payloads, epoch),
                 time=time,
                 run_id=run.run_id,
@@ -76,25 +132,29 @@ class Journal:
                 policy=policy,
                 trace_id=run.trace_id,
             )
-            await self._evidence.record(conn, sealed, subject=run.subject)
+            headers, body = self._evidence.message(sealed)
             head = Head(head.seq + 1, sealed.commitment)
-            text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
             rows.append(
                 (
-                    run.run_id,
                     head.seq,
                     event.kind,
                     step_of(event),
-                    SCHEMA_VERSION,
-                    epoch,
+                    version,
                     time,
-                    await self._keys.encrypt(conn, run.tenant, run.subject, text),
-                    json.dumps(payloads) if payloads else None,
+                    seal(_to_json(data).encode()),
+                    _to_json(payloads) if payloads else None,
                     head.commitment,
+                    sealed.event_id,
+                    _to_json({**trace, **headers}),
+                    seal(body),
                 )
             )
-        await conn.executemany(_INSERT, rows)
-        return head
+        return Written(head, newest, rows, apart)
+
+    async def store_apart(self, conn: Any, run: RunIdentity, written: Written) -> None:
+        """Store the large values, in the caller's transaction."""
+        for reference, size, content in written.apart:
+            await conn.execute(_STORE_APART, run.run_id, run.tenant, run.subject, reference, size, content)
 
     async def read(
         self, conn: Any, run: RunIdentity, after_seq: int, limit: int, max_bytes: int = _PAGE_BYTES
@@ -130,12 +190,7 @@ class Journal:
 
     async def payload(self, conn: Any, run: RunIdentity, reference: str) -> JsonValue:
         """The value that is stored under a digest. KeyError when there is none."""
-        content = await conn.fetchval(
-            "SELECT content FROM payload WHERE tenant = $1 AND subject = $2 AND digest = $3",
-            run.tenant,
-            run.subject,
-            reference,
-        )
+        content = await conn.fetchval(_PAYLOAD, run.run_id, run.tenant, run.subject, reference)
         if content is None:
             raise KeyError(reference)
         return json.loads(await self._keys.decrypt(conn, run.tenant, run.subject, content))
@@ -144,21 +199,23 @@ class Journal:
         """A value as sealed JSON, for columns beside the journal."""
         return await self._keys.encrypt(conn, run.tenant, run.subject, json.dumps(value, ensure_ascii=False).encode())
 
-    async def _store_apart(
-        self, conn: Any, run: RunIdentity, data: dict[str, JsonValue]
-    ) -> dict[str, dict[str, str | int]]:
-        references: dict[str, dict[str, str | int]] = {}
-        for name in _APART:
-            if name not in data:
-                continue
-            text = json.dumps(data[name], ensure_ascii=False).encode()
-            if len(text) <= LARGE:
-                continue
-            reference = digest(data.pop(name))
-            content = await self._keys.encrypt(conn, run.tenant, run.subject, text)
-            await conn.execute(_PAYLOAD, run.tenant, run.subject, reference, len(text), content)
-            references[name] = {"digest": reference, "bytes": len(text)}
-        return references
+
+def _take_apart(
+    data: dict[str, JsonValue], seal: Callable[[bytes], bytes], apart: list[tuple[str, int, bytes]]
+) -> dict[str, dict[str, str | int]]:
+    """Move large values from `data` to `apart`; what remains of them is digest and size, by name."""
+    references: dict[str, dict[str, str | int]] = {}
+    for name in _APART:
+        value = data.get(name)
+        if value is None or isinstance(value, bool | int | float):
+            continue
+        text = _to_json(value).encode()
+        if len(text) <= LARGE:
+            continue
+        reference = digest(data.pop(name))
+        apart.append((reference, len(text), seal(text)))
+        references[name] = {"digest": reference, "bytes": len(text)}
+    return references
 
 
 def _audit_data(

@@ -10,12 +10,14 @@ from typing import Any
 import asyncpg
 from pydantic import JsonValue
 from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyDecision
-from slipway_chassis.postgres import transaction
+from slipway_chassis.postgres import domain_errors, transaction
 
 from slipway_orchestrator.core.events import (
     SCHEMA_VERSION,
     ApprovalDecided,
+    ApprovalReminded,
     ApprovalRequested,
     Event,
     RunCancelled,
@@ -25,6 +27,7 @@ from slipway_orchestrator.core.events import (
 from slipway_orchestrator.core.state import Totals
 from slipway_orchestrator.runs import RunIdentity
 from slipway_orchestrator.store.approvals import ApprovalStore
+from slipway_orchestrator.store.committing import Committer, LeaseLost, RunCommit
 from slipway_orchestrator.store.journal import Head, Journal
 from slipway_orchestrator.store.runs import identity_of
 
@@ -37,28 +40,16 @@ WITH next AS (
 UPDATE run SET state = 'RUNNING', lease_owner = $1, lease_epoch = lease_epoch + 1,
     wake_at = now() + make_interval(secs => $2)
 FROM next WHERE run.run_id = next.run_id
-RETURNING run.*, next.previous_owner, next.due, clock_timestamp() AS database_time
+RETURNING run.*, next.previous_owner, next.due, clock_timestamp() AS database_time,
+    EXISTS (SELECT FROM run AS child WHERE child.parent_run_id = run.run_id) AS has_children
 """
 _FENCED = "run_id = $1 AND lease_epoch = $2 AND lease_owner = $3 AND state = 'RUNNING'"
 # The statements below are put together from constants.
-_COMMIT = f"""
-UPDATE run SET last_seq = $4, last_commitment = $5, steps = $6, input_tokens = $7, output_tokens = $8, cost_usd = $9,
-    update_time = now(), progress_epoch = lease_epoch,
-    wake_at = CASE WHEN wake_at < now() + make_interval(secs => $10 / 2) THEN now() + make_interval(secs => $10)
-              ELSE wake_at END
-WHERE {_FENCED} RETURNING run_id
-"""  # noqa: S608
 _RENEW = f"""
 UPDATE run SET wake_at = now() + make_interval(secs => $4) WHERE {_FENCED}
 RETURNING EXISTS (SELECT FROM run_inbox WHERE run_inbox.run_id = run.run_id) AS asked
 """  # noqa: S608
-_PARK = """
-UPDATE run SET state = $2, wake_at = $3, lease_owner = NULL WHERE run_id = $1
-"""
-_END = """
-UPDATE run SET state = $2, output = $3, error = $4, wake_at = NULL, lease_owner = NULL, end_time = now()
-WHERE run_id = $1
-"""
+_HOLD = f"SELECT run_id FROM run WHERE {_FENCED} FOR NO KEY UPDATE"  # noqa: S608
 _LET_GO = f"UPDATE run SET state = 'QUEUED', wake_at = now() WHERE {_FENCED}"  # noqa: S608
 _REQUEUE = """
 UPDATE run SET state = 'QUEUED' WHERE run_id IN (
@@ -68,8 +59,8 @@ RETURNING run_id, tenant, lease_owner
 """
 
 
-class LeaseLost(Exception):
-    """Another worker holds the run by now: nothing was written."""
+_ASIDE = (ApprovalRequested, ApprovalReminded, ApprovalDecided)
+"""Events that may change more than the run and its journal: their commits are transactions by themselves."""
 
 
 class SettledMeanwhile(Exception):
@@ -90,6 +81,8 @@ class Lease:
     idle_leases: int
     """Leases before this one under which nothing was written."""
     database_time: datetime
+    parent_run_id: str | None = None
+    has_children: bool = False
     claimed_at: float = field(default_factory=monotonic)
 
     def now(self) -> datetime:
@@ -127,6 +120,7 @@ class Leases:
         keys: SubjectKeys,
         journal: Journal,
         approvals: ApprovalStore,
+        outbox: Outbox,
         *,
         owner: str,
         seconds: float,
@@ -136,12 +130,15 @@ class Leases:
         self._journal = journal
         self._approvals = approvals
         self._owner = owner
-        self._seconds = seconds
+        self.seconds = seconds
+        """How long a lease lasts without a commit."""
+        self._outbox = outbox
+        self._committer = Committer(pool, outbox, owner=owner, seconds=seconds)
 
     async def claim(self) -> Lease | None:
         """Lease the run that is due first, by priority; None when none is due."""
         async with transaction(self._pool) as conn:
-            row = await conn.fetchrow(_CLAIM, self._owner, self._seconds, SCHEMA_VERSION)
+            row = await conn.fetchrow(_CLAIM, self._owner, self.seconds, SCHEMA_VERSION)
         if row is None:
             return None
         return Lease(
@@ -153,6 +150,8 @@ class Leases:
             due=row["due"],
             idle_leases=row["lease_epoch"] - row["progress_epoch"] - 1,
             database_time=row["database_time"],
+            parent_run_id=row["parent_run_id"],
+            has_children=row["has_children"],
         )
 
     async def read(self, lease: Lease) -> list[tuple[datetime, Event]]:
@@ -184,38 +183,74 @@ class Leases:
 
         Raises LeaseLost, SettledMeanwhile, or Unavailable: then nobody knows whether it was written.
         """
+        run = lease.run
+        with domain_errors():
+            seal = await self._keys.sealer(self._pool, run.tenant, run.subject)
+            written = await self._journal.write(self._pool, run, lease.head, lease.epoch, entry.events, entry.policy)
+        state, until = park if park is not None else ("", None)
+        output: bytes | None = None
+        error: str | None = None
+        for _, event in entry.events:
+            match event:
+                case RunSucceeded(output=value):
+                    state, output = "SUCCEEDED", seal(json.dumps(value, ensure_ascii=False).encode())
+                case RunFailed(code=code, message=message, step=step):
+                    state, error = "FAILED", json.dumps({"code": code, "message": message, "step": step or ""})
+                case RunCancelled():
+                    state = "CANCELLED"
+                case _:
+                    pass
+        commit = RunCommit(
+            run_id=run.run_id,
+            epoch=lease.epoch,
+            written=written,
+            steps=totals.steps,
+            input_tokens=totals.input_tokens,
+            output_tokens=totals.output_tokens,
+            cost_usd=totals.cost_usd,
+            state=state,
+            until=until,
+            output=output,
+            error=error,
+            consumed=entry.consumed,
+        )
+        if written.apart or any(isinstance(event, _ASIDE) for _, event in entry.events):
+            asked = await self._commit_more(lease, entry, commit)
+        else:
+            asked = await self._committer.commit(commit)
+        lease.head = written.head
+        return asked
+
+    async def _commit_more(self, lease: Lease, entry: Entry, commit: RunCommit) -> bool:
+        """Commit what changes more than the run and its journal."""
         async with transaction(self._pool) as conn:
-            await self._lock(conn, lease)
-            head = await self._journal.append(conn, lease.run, lease.head, lease.epoch, entry.events, entry.policy)
-            await conn.execute(
-                _COMMIT,
-                lease.run.run_id,
-                lease.epoch,
-                self._owner,
-                head.seq,
-                head.commitment,
-                totals.steps,
-                totals.input_tokens,
-                totals.output_tokens,
-                totals.cost_usd,
-                self._seconds,
-            )
-            if entry.consumed:
-                await conn.execute("DELETE FROM run_inbox WHERE id = ANY($1)", entry.consumed)
+            if await conn.fetchval(_HOLD, lease.run.run_id, lease.epoch, self._owner) is None:
+                raise LeaseLost
+            await self._journal.store_apart(conn, lease.run, commit.written)
             for _, event in entry.events:
                 await self._project(conn, lease, event, entry)
-            asked = await conn.fetchval("SELECT EXISTS (SELECT FROM run_inbox WHERE run_id = $1)", lease.run.run_id)
-            if park is not None:
-                # Whoever puts something into the inbox locks the run first: nothing can slip in between.
-                state, until = ("QUEUED", lease.now()) if asked else park
-                await conn.execute(_PARK, lease.run.run_id, state, until)
-        lease.head = head
-        return bool(asked)
+            # Last, for it closes what the run leaves open when it ends.
+            asked = await self._committer.write(conn, commit)
+            await self._outbox.added(conn)
+        return asked
+
+    async def _project(self, conn: Any, lease: Lease, event: Event, entry: Entry) -> None:
+        match event:
+            case ApprovalRequested():
+                schema = entry.schemas.get(event.approval_id, "")
+                await self._approvals.insert(conn, lease.run, event, schema)
+            case ApprovalReminded(approval_id=approval_id, count=count):
+                await self._approvals.remind(conn, approval_id, count)
+            case ApprovalDecided(decision="expire"):
+                if not await self._approvals.expire(conn, event.approval_id):
+                    raise SettledMeanwhile
+            case _:
+                pass
 
     async def renew(self, lease: Lease) -> bool:
         """Keep the run for another lease. True: the inbox has something. Raises LeaseLost or Unavailable."""
         async with transaction(self._pool) as conn:
-            row = await conn.fetchrow(_RENEW, lease.run.run_id, lease.epoch, self._owner, self._seconds)
+            row = await conn.fetchrow(_RENEW, lease.run.run_id, lease.epoch, self._owner, self.seconds)
         if row is None:
             raise LeaseLost
         return row["asked"]
@@ -244,38 +279,3 @@ class Leases:
         async with transaction(self._pool) as conn:
             rows = await conn.fetch("SELECT state, count(*) FROM run WHERE wake_at IS NOT NULL GROUP BY state")
         return [(row["state"], row["count"]) for row in rows]
-
-    async def _lock(self, conn: Any, lease: Lease) -> None:
-        held = await conn.fetchval(
-            f"SELECT run_id FROM run WHERE {_FENCED} FOR NO KEY UPDATE",  # noqa: S608 - a constant
-            lease.run.run_id,
-            lease.epoch,
-            self._owner,
-        )
-        if held is None:
-            raise LeaseLost
-
-    async def _project(self, conn: Any, lease: Lease, event: Event, entry: Entry) -> None:
-        """What an event changes beside the journal."""
-        match event:
-            case ApprovalRequested():
-                schema = entry.schemas.get(event.approval_id, "")
-                await self._approvals.insert(conn, lease.run, event, schema)
-            case ApprovalDecided(decision="expire"):
-                if not await self._approvals.expire(conn, event.approval_id):
-                    raise SettledMeanwhile
-            case RunSucceeded(output=output):
-                sealed = await self._journal.seal(conn, lease.run, output)
-                await self._end(conn, lease, "SUCCEEDED", sealed, None)
-            case RunFailed(code=code, message=message, step=step):
-                error = {"code": code, "message": message, "step": step or ""}
-                await self._end(conn, lease, "FAILED", None, json.dumps(error))
-            case RunCancelled():
-                await self._end(conn, lease, "CANCELLED", None, None)
-            case _:
-                pass
-
-    async def _end(self, conn: Any, lease: Lease, state: str, output: bytes | None, error: str | None) -> None:
-        await conn.execute(_END, lease.run.run_id, state, output, error)
-        await conn.execute("DELETE FROM run_inbox WHERE run_id = $1", lease.run.run_id)
-        await self._approvals.cancel_pending(conn, lease.run.run_id)
