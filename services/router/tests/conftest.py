@@ -330,10 +330,18 @@ class Scripted:
         return self.provider.hung_up[self.provider_models[route][position]]
 
 
-def catalogue_of(routes: dict[str, list[str]], port: int, **limits: float) -> str:
+def catalogue_of(
+    routes: dict[str, list[str]],
+    port: int,
+    *,
+    models_with: dict[str, dict[str, Any]] | None = None,
+    routes_with: dict[str, dict[str, Any]] | None = None,
+    file_with: dict[str, Any] | None = None,
+    **limits: float,
+) -> str:
     """A catalogue in which each route has models of its own, so that the health of one test is not another's.
 
-    A candidate is written "script", or "script region"; model names are `<route>.<position>`.
+    A candidate is written "script", or "script region"; model names are `<route>.<position>`. `…_with` adds to entries.
     """
     models, entries = {}, {}
     for route, scripts in routes.items():
@@ -347,9 +355,10 @@ def catalogue_of(routes: dict[str, list[str]], port: int, **limits: float) -> st
                 "max_output_tokens": 100,
                 "capabilities": ["tools", "response_format"],
                 "price": {"input": "1.00", "cached_input": "0.10", "output": "10", "reasoning": "20"},
+                **(models_with or {}).get(f"{route}.{position}", {}),
             }
         entries[route] = {"candidates": [f"{route}.{n}" for n in range(len(scripts))], "tasks": [f"task-{route}"]}
-        entries[route].update(limits)
+        entries[route].update(limits | (routes_with or {}).get(route, {}))
     provider = {"type": "openai", "base_url": f"http://127.0.0.1:{port}/v1", "api_key": "secret:scripted"}
     providers = {region: {**provider, "regions": [region]} for region in ("eu", "us")}
     down = {**provider, "base_url": "http://127.0.0.1:9/v1", "regions": ["eu"]}
@@ -359,6 +368,7 @@ def catalogue_of(routes: dict[str, list[str]], port: int, **limits: float) -> st
         "providers": {**providers, "down": down},
         "models": models,
         "routes": entries,
+        **(file_with or {}),
     }
     return json.dumps(document, indent=1)
 
@@ -373,10 +383,10 @@ def scripted(start_router: Callable[..., Router]) -> Iterator[Callable[..., Scri
             routes: dict[str, list[str]],
             *,
             settings: dict[str, str] | None = None,
-            **limits: float,
+            **more: Any,
         ) -> Scripted:
             provider = stack.enter_context(running(Provider(scripts)))
-            catalogue = catalogue_of(routes, provider.port, **limits)
+            catalogue = catalogue_of(routes, provider.port, **more)
             router = start_router(catalogue, {"scripted": "sk-scripted-key"}, **(settings or {}))
             models = {
                 route: [f"{script.partition(' ')[0]}@{route}.{n}" for n, script in enumerate(candidates)]
