@@ -25,7 +25,7 @@ from slipway_router.budgets import Payers, exhausted
 from slipway_router.call_record import CallRecord
 from slipway_router.catalogue import Model
 from slipway_router.chat import Record
-from slipway_router.eligibility import output_limit
+from slipway_router.eligibility import input_most, most_cost, output_most
 from slipway_router.evidence_data import MODEL_CALL, event_data
 from slipway_router.group_commit import GroupCommit
 from slipway_router.holds import Hold
@@ -105,8 +105,7 @@ class Books:
         """
         assert record.plan is not None  # noqa: S101 - there is no attempt without a plan
         demand = record.plan.demand
-        output_most = 0 if demand.kind == "embedding" else output_limit(model, demand.output_limit)
-        hold = Hold(model, model.price.most(demand.input_most, output_most))
+        hold = Hold(model, most_cost(model, demand))
         over = [other for other in record.holds if other.ended and not other.passed_on]
         reservation = Reservation(
             record,
@@ -114,8 +113,8 @@ class Books:
             hold,
             dispatched,
             seconds + _GRACE,
-            demand.input_most,
-            output_most,
+            input_most(model, demand),
+            output_most(model, demand),
             tuple((other.hold_id, other.cost) for other in over),
         )
         made = self._reserving.submit(reservation)

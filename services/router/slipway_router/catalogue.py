@@ -57,6 +57,24 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """What may be asked in a minute; None: any number. Tokens are the worst case of calls under way, then what they
+    used."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """How fast a model may be asked, by all together and with each key; a call waits `queue_seconds` for its turn."""
+
+    together: Rates
+    each_key: Rates
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model of a provider. `upstream` is the provider's id for it, `expected_seconds` the wait that the file
     declares until one is measured."""
@@ -74,6 +92,9 @@ class Model:
     quality: Quality = Quality.ECONOMY
     data_classes: frozenset[str] = frozenset()
     expected_seconds: float | None = None
+    max_image_tokens: int = 0
+    """The most tokens that one image can be."""
+    throttle: Throttle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +191,8 @@ class Catalogue:
     data_classes: frozenset[str] = frozenset()
     residency: tuple[ResidencyRule, ...] = ()
     classifier: Classifier | None = None
+    cache_seconds: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Tenants whose answers are kept for repetitions, and how long."""
     key_files: frozenset[Path] = frozenset()
     """Files that API keys were read from."""
 

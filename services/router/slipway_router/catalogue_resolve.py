@@ -13,11 +13,23 @@ from slipway_router.catalogue import (
     Limits,
     Model,
     Provider,
+    Rates,
     ResidencyRule,
     Route,
+    Throttle,
     Weights,
 )
-from slipway_router.catalogue_spec import ClassifierSpec, FileSpec, ModelSpec, ProviderSpec, ResidencySpec, RouteSpec
+from slipway_router.catalogue_spec import (
+    ClassifierSpec,
+    FileSpec,
+    ModelSpec,
+    PriceSpec,
+    ProviderSpec,
+    RatesSpec,
+    ResidencySpec,
+    RouteSpec,
+    ThrottleSpec,
+)
 from slipway_router.cost import Price
 
 _MOST_KEY_BYTES = 16 * 1024
@@ -69,6 +81,7 @@ def resolve(spec: FileSpec, digest: str, refers_to: References) -> Catalogue:
         data_classes=spec.data_classes,
         residency=tuple(_residency(index, entry, spec) for index, entry in enumerate(spec.residency)),
         classifier=_classifier(spec.classifier, models, served) if spec.classifier else None,
+        cache_seconds={tenant: entry.ttl_seconds for tenant, entry in spec.cache.items()},
         key_files=frozenset(
             Path(entry.api_key.removeprefix("file:"))
             for entry in spec.providers.values()
@@ -142,7 +155,6 @@ def _model(name: str, entry: ModelSpec, spec: FileSpec, providers: Mapping[str, 
     allowed = spec.providers[entry.provider].data_classes
     data_classes = allowed if entry.data_classes is None else entry.data_classes
     _known("data class", data_classes, allowed, [*place, "data_classes"])
-    price = entry.price
     return Model(
         name=name,
         provider=provider,
@@ -152,17 +164,33 @@ def _model(name: str, entry: ModelSpec, spec: FileSpec, providers: Mapping[str, 
         max_output_tokens=entry.max_output_tokens,
         max_tokens_parameter=entry.max_tokens_parameter,
         capabilities=entry.capabilities,
-        price=Price(
-            input=Decimal(price.input),
-            cached_input=Decimal(price.cached_input or price.input),
-            output=Decimal(price.output),
-            reasoning=Decimal(price.reasoning or price.output),
-        ),
+        price=_price(entry.price),
         regions=regions,
         quality=QUALITIES[entry.quality],
         data_classes=data_classes,
         expected_seconds=entry.expected_seconds,
+        max_image_tokens=entry.max_image_tokens,
+        throttle=_throttle(entry.limits) if entry.limits else None,
     )
+
+
+def _price(entry: PriceSpec) -> Price:
+    return Price(
+        input=Decimal(entry.input),
+        cached_input=Decimal(entry.cached_input or entry.input),
+        output=Decimal(entry.output),
+        reasoning=Decimal(entry.reasoning or entry.output),
+        cache_write=Decimal(entry.cache_write or entry.input),
+        image=Decimal(entry.image or entry.input),
+    )
+
+
+def _throttle(entry: ThrottleSpec) -> Throttle:
+    return Throttle(_rates(entry), _rates(entry.each_key), entry.queue_seconds)
+
+
+def _rates(entry: RatesSpec) -> Rates:
+    return Rates(entry.requests_per_minute, entry.tokens_per_minute)
 
 
 def _route(name: str, entry: RouteSpec, models: Mapping[str, Model]) -> Route:

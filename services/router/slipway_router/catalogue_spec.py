@@ -35,8 +35,24 @@ class PriceSpec(_Spec):
 
     input: _Amount
     cached_input: _Amount | None = None
+    cache_write: _Amount | None = None
+    image: _Amount | None = None
     output: _Amount = "0"
     reasoning: _Amount | None = None
+
+
+class RatesSpec(_Spec):
+    """What may be asked in a minute."""
+
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    tokens_per_minute: int | None = Field(default=None, gt=0)
+
+
+class ThrottleSpec(RatesSpec):
+    """`limits` of a model."""
+
+    each_key: RatesSpec = RatesSpec()
+    queue_seconds: float = Field(default=0, ge=0, le=600)
 
 
 class ModelSpec(_Spec):
@@ -54,6 +70,8 @@ class ModelSpec(_Spec):
     data_classes: frozenset[_Name] | None = None
     quality: Literal["economy", "standard", "premium"] = "economy"
     expected_seconds: _Seconds | None = None
+    max_image_tokens: int = Field(default=4096, gt=0)
+    limits: ThrottleSpec | None = None
 
 
 class WeightsSpec(_Spec):
@@ -117,6 +135,12 @@ class ClassifierSpec(_Spec):
     examples: dict[_Name, Annotated[tuple[_Example, ...], Field(min_length=1, max_length=64)]] = Field(min_length=1)
 
 
+class CacheSpec(_Spec):
+    """An entry of `cache`, by tenant."""
+
+    ttl_seconds: int = Field(gt=0, le=604_800)
+
+
 class FileSpec(_Spec):
     """The whole file."""
 
@@ -128,3 +152,4 @@ class FileSpec(_Spec):
     routes: dict[_Name, RouteSpec] = {}
     residency: tuple[ResidencySpec, ...] = ()
     classifier: ClassifierSpec | None = None
+    cache: dict[str, CacheSpec] = {}

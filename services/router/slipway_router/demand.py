@@ -12,6 +12,8 @@ from slipway_router.errors import DataClassesInvalid, NoModelInRegion, RegionsIn
 from slipway_router.tokens import estimated_tokens, most_tokens
 
 _NEED_OF_PART: Mapping[str, Capability] = {"image_url": "images", "input_audio": "audio", "file": "files"}
+_TOOLS_MOST = 1024
+"""The most tokens that providers add for tools being on offer: Anthropic's instructions are some 300 to 700."""
 _PLAIN_PARTS = frozenset({"text", "refusal"})
 
 
@@ -26,6 +28,8 @@ class Demand:
     needs: frozenset[Capability] = frozenset()
     input_estimate: int = 0
     input_most: int = 0
+    """No tokenizer makes more tokens of the input than this, images apart."""
+    images: int = 0
     output_limit: int | None = None
     max_cost: Decimal | None = None
     quality: Quality = Quality.ECONOMY
@@ -40,6 +44,10 @@ class Demand:
         """The demand of a chat request; raises InvalidArgument for content of an unknown kind."""
         texts = [message.text() for message in request.messages]
         texts += [str(tool) for tool in request.tools]
+        if request.response_format is not None:
+            texts.append(str(request.response_format))
+        images = 0
+        attached: list[str] = []
         needs: set[Capability] = set(request.capabilities)
         if request.tools:
             needs.add("tools")
@@ -50,6 +58,10 @@ class Demand:
                 kind = str(part.get("type"))
                 if kind in _NEED_OF_PART:
                     needs.add(_NEED_OF_PART[kind])
+                    if kind == "image_url":
+                        images += 1
+                    else:
+                        attached.append(str(part))
                 elif kind not in _PLAIN_PARTS:
                     known = ", ".join(sorted({*_NEED_OF_PART, *_PLAIN_PARTS}))
                     raise InvalidArgument(
@@ -63,7 +75,8 @@ class Demand:
             regions=request.regions,
             needs=frozenset(needs),
             input_estimate=estimated_tokens(texts),
-            input_most=most_tokens(texts),
+            input_most=most_tokens(texts) + most_tokens(attached) + (_TOOLS_MOST if request.tools else 0),
+            images=images,
             output_limit=request.max_tokens,
             max_cost=request.max_cost,
             quality=request.quality,

@@ -181,9 +181,8 @@ def _passing_hurdle(
 def _within(shortlist: Shortlist, position: int, model: Model, demand: Demand) -> bool:
     assert demand.max_cost is not None  # noqa: S101 - asked only then
     ceiling = float(demand.max_cost)
-    about = shortlist.input_rates[position] * demand.input_most + shortlist.output_rates[position] * output_limit(
-        model, demand.output_limit
-    )
+    about = shortlist.input_rates[position] * input_most(model, demand)
+    about += shortlist.output_rates[position] * output_most(model, demand)
     if abs(about - ceiling) > _EXACT_WITHIN * (about + ceiling):
         return about < ceiling
     return affordable(model, demand)
@@ -191,7 +190,17 @@ def _within(shortlist: Shortlist, position: int, model: Model, demand: Demand) -
 
 def most_cost(model: Model, demand: Demand) -> Decimal:
     """Dollars that one attempt at `model` can cost."""
-    return model.price.most(demand.input_most, output_limit(model, demand.output_limit))
+    return model.price.most(input_most(model, demand), output_most(model, demand))
+
+
+def input_most(model: Model, demand: Demand) -> int:
+    """The most tokens that `model` can find in the input."""
+    return demand.input_most + demand.images * model.max_image_tokens
+
+
+def output_most(model: Model, demand: Demand) -> int:
+    """The most tokens that `model` is allowed to answer with."""
+    return 0 if demand.kind == "embedding" else output_limit(model, demand.output_limit)
 
 
 def affordable(model: Model, demand: Demand, spent: Decimal = Decimal(0)) -> bool:
