@@ -45,12 +45,13 @@ from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.leases import Leases
 from slipway_orchestrator.store.runs import RunStore
 from slipway_orchestrator.store.suspensions import SuspensionStore
+from slipway_orchestrator.store.tree import RunTree
 from slipway_orchestrator.watching import Watcher
-from slipway_orchestrator.worker.advancing import Tools
 from slipway_orchestrator.worker.announcing import Announcer
 from slipway_orchestrator.worker.claiming import Worker
 from slipway_orchestrator.worker.crash import CrashPoints
 from slipway_orchestrator.worker.grants import RunTokens
+from slipway_orchestrator.worker.held import Tools
 from slipway_orchestrator.worker.performing import Performer
 from slipway_orchestrator.worker.sources import Sources
 
@@ -162,6 +163,7 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
         parts.journal,
         parts.approvals,
         parts.outbox,
+        RunTree(parts.keys, parts.journal, parts.runs),
         owner=owner,
         seconds=settings.lease_seconds,
     )
@@ -171,7 +173,7 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
         leases=leases,
         sources=Sources(parts.transaction, parts.agents, parts.runs, tokens),
         peers=parts.peers,
-        performer=Performer(parts.peers, leases, settings.lease_seconds),
+        performer=Performer(parts.peers),
         evaluator=Evaluator(process),
         policy=parts.policy,
         announcer=announcer,

@@ -101,16 +101,25 @@ async def test_a_step_waits_while_the_registry_of_its_tool_is_away(busy: Stack, 
     assert (await busy.finish(run_id)).state == 8
 
 
-async def test_an_effect_in_doubt_is_not_repeated(busy: Stack, world: World) -> None:
+async def test_an_effect_in_doubt_is_not_repeated_but_goes_to_a_person(busy: Stack, world: World) -> None:
     async def doubtful(name: str, arguments: Any, attempt: int) -> Any:
         raise EffectUncertain("nobody knows")
 
     world.tool = doubtful
     retry = "retry: {attempts: 5, backoff: 100ms, on: [ABORTED]}"
-    run = await _run(busy, workflow(f"    - {{id: a, on_error: continue, {PYTHON}, {retry}}}"))
-    assert (run.state, run.error.code) == (9, "EFFECT_UNCERTAIN")
-    assert "step.uncertain" in [event.kind for event in await busy.journal(run.run_id)]
-    assert world.calls[f"{run.run_id}/a/1"] == 1
+    steps = f"    - {{id: a, on_error: continue, {PYTHON}, {retry}}}"
+    await busy.promote(workflow(steps, "{a: '${steps.a.output.posted}'}"))
+    run_id = await busy.begin()
+    await busy.watch(run_id, until="run.waiting")
+    (approval_id,) = (await busy.get(run_id)).pending_approval_ids
+    request = runs_pb2.GetApprovalRequest(approval_id=approval_id)
+    approval = (await busy.call(busy.runs.GetApproval, request, "dave")).approval
+    assert json.loads(approval.arguments_json) == {"code": "x"}
+    assert world.calls[f"{run_id}/a/1"] == 1
+    await busy.decide(approval, "respond", "dave", arguments_json='{"posted": 7}')
+    assert json.loads((await busy.finish(run_id)).output_json) == {"a": 7}
+    assert "step.uncertain" in [event.kind for event in await busy.journal(run_id)]
+    assert world.calls[f"{run_id}/a/1"] == 1
 
 
 async def test_a_gated_effect_in_doubt_goes_to_its_approvers(busy: Stack, world: World) -> None:
@@ -213,7 +222,7 @@ async def test_a_value_keeps_its_type_and_a_large_one_is_stored_once(busy: Stack
     steps = "    - {id: a, set: '${input.message}'}\n    - {id: b, set: '${steps.a.output}'}"
     run = await _run(busy, workflow(steps, "{b: '${steps.b.output}', t: 'n=${1 + 1} ${null}'}"), {"message": large})
     assert json.loads(run.output_json) == {"b": large, "t": "n=2 null"}
-    rows = await busy.sql("SELECT bytes FROM payload")
+    rows = await busy.sql("SELECT bytes FROM run_payload")
     assert sorted(row["bytes"] for row in rows)[0] == 100_002
     assert len(rows) == 3  # the input, the value of both steps, the run's output
     events = await busy.journal(run.run_id)

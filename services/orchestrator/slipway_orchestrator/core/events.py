@@ -274,6 +274,8 @@ class StepFailed:
     handler: str | None = None
     """Id of the step of the same sequence at which a handled error goes on; None: the next one."""
     escalated: bool = False
+    fatal: bool = False
+    """Nothing that the definition declares may go on from it: the run fails."""
     performed: bool = False
     """The effect happened, but its answer is of no use: another attempt is a new occurrence of it."""
     tool_error: bool = False

@@ -1,10 +1,48 @@
 """The bounds of a run, and which one it has reached."""
 
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
+from pydantic import JsonValue
+
+from slipway_orchestrator.core.actions import Tree
 from slipway_orchestrator.core.definition import Definition, Limits, ModelCall, Step
-from slipway_orchestrator.core.events import RunFailed
-from slipway_orchestrator.core.state import RunState
+from slipway_orchestrator.core.events import Event, LoopDetected, RaisedLimits, RunFailed, RunPaused
+from slipway_orchestrator.core.progress import Loop
+from slipway_orchestrator.core.state import CONTAINERS, RunState
+
+_UNRAISED = RaisedLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A limit that stands in the way."""
+
+    code: str
+    message: str
+    evidence: JsonValue
+    key: str | None = None
+    """Of the step that may not begin."""
+    loop: Loop | None = None
+
+    def pause(self) -> tuple[Event, ...]:
+        """What pauses the run."""
+        return (*self._loop(), RunPaused(self.message, self.code, evidence=self.evidence))
+
+    def fail(self) -> tuple[Event, ...]:
+        """What fails the run, once nothing is under way."""
+        return (*self._loop(), RunFailed(self.code, self.message, self.key))
+
+    def _loop(self) -> tuple[Event, ...]:
+        return () if self.loop is None else (LoopDetected(self.loop.pattern, self.loop.evidence),)
+
+
+def limits_of(state: RunState, definition: Definition) -> Limits:
+    """The definition's limits, raised by people."""
+    if state.raised == _UNRAISED:
+        return definition.limits
+    raised = {item.name: getattr(state.raised, item.name) for item in fields(state.raised)}
+    return replace(definition.limits, **{name: value for name, value in raised.items() if value is not None})
 
 
 def wall_deadline(state: RunState, limits: Limits) -> datetime | None:
@@ -12,35 +50,78 @@ def wall_deadline(state: RunState, limits: Limits) -> datetime | None:
     return None if state.start_time is None else state.start_time + timedelta(seconds=limits.wall_time)
 
 
-def exceeded(state: RunState, limits: Limits, now: datetime) -> RunFailed | None:
-    """The failure of a run that went past a limit, or None."""
-    deadline = wall_deadline(state, limits)
+def exceeded(state: RunState, limits: Limits, now: datetime, tree: Tree | None = None) -> Reached | None:
+    """What a run that went past a limit has reached, or None."""
+    deadline, totals = wall_deadline(state, limits), state.totals
     if deadline is not None and now >= deadline:
-        return RunFailed("LIMIT_WALL_TIME", f"the run took longer than its {limits.wall_time:g} s")
-    if state.totals.tokens > limits.tokens:
-        return RunFailed("LIMIT_TOKENS", f"{state.totals.tokens} tokens used, the limit is {limits.tokens}")
-    if state.totals.cost_usd > limits.cost_usd:
-        return RunFailed("LIMIT_COST", f"{state.totals.cost_usd} USD spent, the limit is {limits.cost_usd}")
+        message = f"the run took longer than its {limits.wall_time:g} s"
+        return Reached("LIMIT_WALL_TIME", message, {"limit": limits.wall_time})
+    if totals.tokens > limits.tokens:
+        return _over("LIMIT_TOKENS", f"{totals.tokens} tokens used", totals.tokens, limits.tokens)
+    if totals.cost_usd > limits.cost_usd:
+        return _over("LIMIT_COST", f"{totals.cost_usd} USD spent", str(totals.cost_usd), str(limits.cost_usd))
     if state.tool_errors >= limits.tool_errors:
-        return RunFailed("LIMIT_TOOL_ERRORS", f"{state.tool_errors} tool errors in a row")
+        return _over("LIMIT_TOOL_ERRORS", f"{state.tool_errors} tool errors in a row", state.tool_errors, None)
+    if tree is None:
+        return None
+    if tree.totals.tokens > tree.tokens:
+        used = tree.totals.tokens
+        return _over("LIMIT_TOKENS", f"{used} tokens used by all runs of the tree", used, tree.tokens)
+    if tree.totals.cost_usd > tree.cost_usd:
+        spent = str(tree.totals.cost_usd)
+        return _over("LIMIT_COST", f"{spent} USD spent by all runs of the tree", spent, str(tree.cost_usd))
     return None
 
 
-def forbids_start(state: RunState, definition: Definition, step: Step) -> RunFailed | None:
-    """The failure of a run that may not start this step, or None."""
-    limits = definition.limits
-    if state.totals.steps >= limits.steps:
-        return RunFailed("LIMIT_STEPS", f"the run may start {limits.steps} steps", step.step_id)
+def _over(code: str, message: str, used: JsonValue, limit: JsonValue) -> Reached:
+    if limit is None:
+        return Reached(code, message, {"used": used})
+    return Reached(code, f"{message}, the limit is {limit}", {"used": used, "limit": limit})
+
+
+def forbids_start(
+    state: RunState, limits: Limits, step: Step, key: str, begun: int = 0, tree: Tree | None = None
+) -> Reached | None:
+    """What a run has reached that may not start this step after `begun` others that are not journalled yet, or None."""
+    if step.type in CONTAINERS:
+        return None
+    if state.totals.steps + begun >= limits.steps:
+        return Reached("LIMIT_STEPS", f"the run may start {limits.steps} steps", {"limit": limits.steps}, key)
+    if tree is not None and tree.totals.steps + begun >= tree.steps:
+        message = f"all runs of the tree may start {tree.steps} steps"
+        return Reached("LIMIT_STEPS", message, {"limit": tree.steps}, key)
     if isinstance(step.call, ModelCall):
-        if state.totals.tokens >= limits.tokens:
-            return RunFailed("LIMIT_TOKENS", f"all {limits.tokens} tokens are used", step.step_id)
-        if limits.cost_usd > 0 and state.totals.cost_usd >= limits.cost_usd:
-            return RunFailed("LIMIT_COST", f"all {limits.cost_usd} USD are spent", step.step_id)
+        return _spent(state, limits, key, tree)
     return None
 
 
-def forbids_call(state: RunState, limits: Limits, call: str, step: Step) -> RunFailed | None:
-    """The failure of a run that would repeat a call (`call_key`) once too often, or None."""
-    if state.calls.get(call, 0) >= limits.repeats:
-        return RunFailed("LIMIT_REPEATS", f"the same call was made {limits.repeats} times already", step.step_id)
+def _spent(state: RunState, limits: Limits, key: str, tree: Tree | None) -> Reached | None:
+    if state.totals.tokens >= limits.tokens or (tree is not None and tree.totals.tokens >= tree.tokens):
+        limit = limits.tokens if tree is None else min(limits.tokens, tree.tokens)
+        return Reached("LIMIT_TOKENS", f"all {limit} tokens are used", {"limit": limit}, key)
+    spent = limits.cost_usd > 0 and state.totals.cost_usd >= limits.cost_usd
+    if spent or (tree is not None and 0 < tree.cost_usd <= tree.totals.cost_usd):
+        limit = limits.cost_usd if spent or tree is None else tree.cost_usd
+        return Reached("LIMIT_COST", f"all {limit} USD are spent", {"limit": str(limit)}, key)
     return None
+
+
+def forbids_call(
+    state: RunState, limits: Limits, call: str, tool: str, arguments: JsonValue, key: str
+) -> Reached | None:
+    """What a run has reached that would repeat a call (`call_key`) once too often, or None."""
+    times = state.calls.get(call, 0)
+    if times < limits.repeats:
+        return None
+    message = f"the same call was made {limits.repeats} times already"
+    evidence: JsonValue = {"tool": tool, "arguments": arguments, "times": times}
+    return Reached("LIMIT_REPEATS", message, evidence, key, Loop("REPEAT", message, evidence))
+
+
+def circling(state: RunState, definition: Definition) -> Reached | None:
+    """What a run has reached that goes round in circles, if its definition looks for that."""
+    looked_for = definition.loop_detection
+    if looked_for is None:
+        return None
+    loop = state.progress.cycle() or state.progress.standstill(looked_for.turns_without_progress)
+    return None if loop is None else Reached("LOOP_DETECTED", loop.message, loop.evidence, loop=loop)

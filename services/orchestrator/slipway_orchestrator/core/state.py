@@ -1,21 +1,37 @@
-"""`fold`: a run's state is a pure function of its journal."""
+"""`fold`: a run's state is a pure function of its journal.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+States are changed in place, and each event costs the same however long the journal is.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum, auto
-from types import MappingProxyType
+from typing import Any
 
-import rfc8785
 from pydantic import JsonValue
 
 from slipway_orchestrator.core.events import (
-    TERMINAL,
     ApprovalDecided,
+    ApprovalReminded,
     ApprovalRequested,
+    ApprovalVoted,
+    CancelRequested,
     Event,
+    LimitsRaised,
+    LoopDetected,
+    RaisedLimits,
+    RunCancelled,
+    RunFailed,
+    RunForked,
+    RunPaused,
+    RunRecovered,
+    RunResumed,
     RunStarted,
+    RunSucceeded,
+    RunWaiting,
+    SignalReceived,
     StepCompleted,
     StepFailed,
     StepRetrying,
@@ -23,8 +39,8 @@ from slipway_orchestrator.core.events import (
     StepStarted,
     StepUncertain,
     Usage,
-    step_of,
 )
+from slipway_orchestrator.core.progress import Progress, call_key
 
 
 class Phase(Enum):
@@ -35,15 +51,17 @@ class Phase(Enum):
     DECIDED = auto()
     """The approval is settled, what it means is not yet journalled."""
     STARTED = auto()
-    """Intent journalled, result not."""
+    """Intent journalled, result not; of steps within which others stand: not all of them have ended."""
     RETRYING = auto()
     """Waits for its next attempt."""
     UNCERTAIN = auto()
     """The effect may or may not have happened."""
+    ESCALATED = auto()
+    """Failed, and a person is to be asked what becomes of it."""
     COMPLETED = auto()
     SKIPPED = auto()
     FAILED = auto()
-    """Ended in an error that ends the run."""
+    """Ended in an error that ends what it stands in."""
     CONTINUED = auto()
     """Ended in an error that the definition lets pass; the value is null."""
 
@@ -51,7 +69,7 @@ class Phase(Enum):
 FINISHED = frozenset({Phase.COMPLETED, Phase.SKIPPED, Phase.CONTINUED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepState:
     """One step so far."""
 
@@ -62,9 +80,17 @@ class StepState:
     output: JsonValue = None
     approval: ApprovalRequested | None = None
     decision: ApprovalDecided | None = None
+    asked_at: datetime | None = None
+    """When the approval was asked for, or somebody was reminded of it last."""
+    reminders: int = 0
+    votes: tuple[ApprovalVoted, ...] = ()
     retry_at: datetime | None = None
+    until: datetime | None = None
+    child_run_id: str | None = None
     error: tuple[str, str] | None = None
-    """Code and message of a failure."""
+    """Code and message of the last failure."""
+    handler: str | None = None
+    """Where the sequence goes on after an error, if not at the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,107 +109,245 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Fatal:
+    """An error that no step may handle."""
+
+    code: str
+    message: str
+    key: str
+
+
+@dataclass(slots=True)
 class RunState:
     """A run so far."""
 
     started: RunStarted | None = None
     start_time: datetime | None = None
-    steps: Mapping[str, StepState] = field(default_factory=lambda: MappingProxyType({}))
+    steps: dict[str, StepState] = field(default_factory=dict[str, StepState])
+    """By step key."""
     totals: Totals = Totals()
     tool_errors: int = 0
     """Tool errors in a row, the newest last."""
-    calls: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    calls: dict[str, int] = field(default_factory=dict[str, int])
     """How often each call (tool and canonical arguments) was begun."""
+    progress: Progress = field(default_factory=Progress)
+    signals: dict[str, list[SignalReceived]] = field(default_factory=dict[str, list[SignalReceived]])
+    """Those that no step has taken yet, by name, the oldest first."""
+    raised: RaisedLimits = field(default_factory=RaisedLimits)
+    paused: RunPaused | None = None
+    cancel: CancelRequested | None = None
+    fatal: Fatal | None = None
+    waiting: RunWaiting | None = None
+    """The last event, if it is this."""
     ended: Event | None = None
-
-    def outputs(self) -> dict[str, JsonValue]:
-        """Outputs of the steps that are finished; null for a skipped one."""
-        return {name: step.output for name, step in self.steps.items() if step.phase in FINISHED}
-
-
-def call_key(tool: str, arguments: JsonValue) -> str:
-    """The same for two calls of one tool whose arguments are the same JSON value."""
-    return tool + "\n" + rfc8785.dumps(arguments).decode()
+    cursors: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    """How far the deciders have come: remembered, not known; it follows from the rest."""
 
 
 def fold(events: Iterable[tuple[datetime, Event]], state: RunState | None = None) -> RunState:
-    """The state after these events, from `state` on (default: the beginning)."""
+    """The state after these events; `state` itself, changed, when one is given."""
     current = RunState() if state is None else state
     for time, event in events:
-        current = apply(current, time, event)
+        apply(current, time, event)
     return current
 
 
 def apply(state: RunState, time: datetime, event: Event) -> RunState:
-    """The state after one more event."""
-    if isinstance(event, TERMINAL):
-        return replace(state, ended=event)
-    if isinstance(event, RunStarted):
-        return replace(state, started=event, start_time=time)
-    step_id = step_of(event)
-    if step_id is None:
-        return state
-    step = _step(state.steps.get(step_id), event)
-    if step is None:
-        return state
-    changed = replace(state, steps=MappingProxyType({**state.steps, step_id: step}))
-    return _counted(changed, event)
+    """Change the state by one more event; the same object."""
+    state.waiting = None
+    _APPLY[type(event)](state, time, event)
+    return state
 
 
-def _step(before: StepState | None, event: Event) -> StepState | None:
-    match event:
-        case ApprovalRequested():
-            known = before or StepState(Phase.GATED)
-            return replace(known, phase=Phase.GATED, approval=event, decision=None)
-        case ApprovalDecided():
-            return replace(before or StepState(Phase.DECIDED), phase=Phase.DECIDED, decision=event)
-        case StepStarted(attempt=attempt, input=value, occurrence=occurrence):
-            known = before or StepState(Phase.STARTED)
-            return replace(
-                known, phase=Phase.STARTED, attempt=attempt, occurrence=occurrence, input=value, retry_at=None
-            )
-        case StepCompleted(output=output):
-            return replace(before or StepState(Phase.COMPLETED), phase=Phase.COMPLETED, output=output)
-        case StepSkipped():
-            return StepState(Phase.SKIPPED)
-        case StepRetrying(retry_at=retry_at, code=code, message=message, performed=performed):
-            known = before or StepState(Phase.RETRYING)
-            occurrence = known.occurrence + 1 if performed else known.occurrence
-            return replace(known, phase=Phase.RETRYING, retry_at=retry_at, error=(code, message), occurrence=occurrence)
-        case StepUncertain(code=code, message=message):
-            return replace(before or StepState(Phase.UNCERTAIN), phase=Phase.UNCERTAIN, error=(code, message))
-        case StepFailed(handled=handled, code=code, message=message):
-            phase = Phase.CONTINUED if handled else Phase.FAILED
-            return replace(before or StepState(phase), phase=phase, error=(code, message))
-        case _:
-            return None
+def _step(state: RunState, key: str) -> StepState:
+    known = state.steps.get(key)
+    if known is None:
+        known = state.steps[key] = StepState(Phase.STARTED)
+    return known
 
 
-def _counted(state: RunState, event: Event) -> RunState:
-    totals = state.totals
-    match event:
-        case StepStarted(attempt=1):
-            return replace(state, totals=replace(totals, steps=totals.steps + 1), calls=_called(state, event))
-        case StepCompleted() | StepFailed() | StepRetrying():
-            usage = event.usage or Usage(0, 0)
-            totals = replace(
-                totals,
-                input_tokens=totals.input_tokens + usage.input_tokens,
-                output_tokens=totals.output_tokens + usage.output_tokens,
-                cost_usd=totals.cost_usd + (event.cost_usd or Decimal(0)),
-            )
-            errors = state.tool_errors
-            if isinstance(event, StepCompleted):
-                errors = 0 if event.type == "tool" else errors
-            elif event.tool_error:
-                errors += 1
-            return replace(state, totals=totals, tool_errors=errors)
-        case _:
-            return state
+def _started(state: RunState, time: datetime, event: RunStarted) -> None:
+    state.started, state.start_time = event, time
 
 
-def _called(state: RunState, event: StepStarted) -> Mapping[str, int]:
-    if event.type != "tool" or not isinstance(event.input, dict):
-        return state.calls
-    key = call_key(str(event.input["tool"]), event.input["arguments"])
-    return MappingProxyType({**state.calls, key: state.calls.get(key, 0) + 1})
+def _forked(state: RunState, _time: datetime, _event: RunForked) -> None:
+    """What the other run was about to end, or asked of people and children, is not this run's."""
+    state.ended = state.paused = state.cancel = state.fatal = None
+    state.cursors.clear()
+    for key, step in list(state.steps.items()):
+        if step.phase in (Phase.GATED, Phase.DECIDED):
+            if step.error is None and step.attempt <= 1:
+                del state.steps[key]
+            else:
+                step.phase = Phase.ESCALATED
+        elif step.phase is Phase.STARTED and step.child_run_id is not None:
+            del state.steps[key]
+
+
+def _waiting(state: RunState, _time: datetime, event: RunWaiting) -> None:
+    state.waiting = event
+
+
+def _paused(state: RunState, _time: datetime, event: RunPaused) -> None:
+    state.paused = event
+
+
+def _resumed(state: RunState, _time: datetime, _event: RunResumed) -> None:
+    """Somebody looked at it: what was counted in a row begins anew."""
+    state.paused = None
+    state.tool_errors = 0
+    state.progress = Progress()
+
+
+def _raised(state: RunState, _time: datetime, event: LimitsRaised) -> None:
+    new = {item.name: value for item in fields(event.limits) if (value := getattr(event.limits, item.name)) is not None}
+    state.raised = replace(state.raised, **new)
+    if state.paused is not None and state.paused.code.startswith(("LIMIT_", "LOOP_")):
+        state.paused = None
+        state.progress = Progress()
+
+
+def _signalled(state: RunState, _time: datetime, event: SignalReceived) -> None:
+    state.signals.setdefault(event.name, []).append(event)
+
+
+def _cancelling(state: RunState, _time: datetime, event: CancelRequested) -> None:
+    state.cancel = event
+
+
+def _ended(state: RunState, _time: datetime, event: Event) -> None:
+    state.ended = event
+
+
+def _nothing(_state: RunState, _time: datetime, _event: Event) -> None:
+    """The event changes nothing of what comes next."""
+
+
+def _asked(state: RunState, time: datetime, event: ApprovalRequested) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.approval, step.decision = Phase.GATED, event, None
+    step.asked_at, step.reminders, step.votes = time, 0, ()
+
+
+def _reminded(state: RunState, time: datetime, event: ApprovalReminded) -> None:
+    step = _step(state, event.step_id)
+    step.asked_at, step.reminders = time, event.count
+
+
+def _voted(state: RunState, _time: datetime, event: ApprovalVoted) -> None:
+    step = _step(state, event.step_id)
+    step.votes = (*step.votes, event)
+
+
+def _decided(state: RunState, _time: datetime, event: ApprovalDecided) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.decision = Phase.DECIDED, event
+
+
+def _intent(state: RunState, _time: datetime, event: StepStarted) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.attempt, step.occurrence, step.input = (
+        Phase.STARTED,
+        event.attempt,
+        event.occurrence,
+        event.input,
+    )
+    step.retry_at, step.until, step.child_run_id = None, event.until, event.child_run_id
+    if event.attempt == 1 and event.type not in CONTAINERS:
+        state.totals = replace(state.totals, steps=state.totals.steps + 1)
+    if event.type == "tool" and event.attempt == 1 and isinstance(event.input, dict):
+        key = call_key(str(event.input["tool"]), event.input["arguments"])
+        state.calls[key] = state.calls.get(key, 0) + 1
+
+
+def _skipped(state: RunState, _time: datetime, event: StepSkipped) -> None:
+    state.steps[event.step_id] = StepState(Phase.SKIPPED)
+
+
+def _completed(state: RunState, _time: datetime, event: StepCompleted) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.output = Phase.COMPLETED, event.output
+    if event.type == "wait":
+        _take_signal(state, step, event)
+    elif event.type == "tool":
+        state.tool_errors = 0
+        state.progress.note(event.step_id, step.input, event.output)
+    _use(state, event.usage, event.cost_usd)
+
+
+def _take_signal(state: RunState, step: StepState, event: StepCompleted) -> None:
+    name = step.input.get("signal") if isinstance(step.input, dict) else None
+    if isinstance(name, str) and event.output is not None and (queue := state.signals.get(name)):
+        queue.pop(0)
+
+
+def _retrying(state: RunState, _time: datetime, event: StepRetrying) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.retry_at, step.error = Phase.RETRYING, event.retry_at, (event.code, event.message)
+    if event.performed:
+        step.occurrence += 1
+    if event.tool_error:
+        state.tool_errors += 1
+    _use(state, event.usage, event.cost_usd)
+
+
+def _in_doubt(state: RunState, _time: datetime, event: StepUncertain) -> None:
+    step = _step(state, event.step_id)
+    step.phase, step.error = Phase.UNCERTAIN, (event.code, event.message)
+
+
+def _failed(state: RunState, _time: datetime, event: StepFailed) -> None:
+    step = _step(state, event.step_id)
+    step.error, step.handler = (event.code, event.message), event.handler
+    if event.escalated:
+        step.phase = Phase.ESCALATED
+        if event.performed:
+            step.occurrence += 1
+    else:
+        step.phase = Phase.CONTINUED if event.handled else Phase.FAILED
+    if event.fatal and state.fatal is None:
+        state.fatal = Fatal(event.code, event.message, event.step_id)
+    if event.tool_error:
+        state.tool_errors += 1
+        state.progress.note(event.step_id, step.input, f"{event.code}: {event.message}")
+    _use(state, event.usage, event.cost_usd)
+
+
+def _use(state: RunState, usage: Usage | None, cost_usd: Decimal | None) -> None:
+    if usage is None and cost_usd is None:
+        return
+    used, totals = usage or Usage(0, 0), state.totals
+    state.totals = replace(
+        totals,
+        input_tokens=totals.input_tokens + used.input_tokens,
+        output_tokens=totals.output_tokens + used.output_tokens,
+        cost_usd=totals.cost_usd + (cost_usd or Decimal(0)),
+    )
+
+
+CONTAINERS = frozenset({"parallel", "map", "branch"})
+"""Types of steps that do nothing but hold others: they count for no limit."""
+
+_APPLY: Mapping[type, Callable[[RunState, datetime, Any], None]] = {
+    RunStarted: _started,
+    RunForked: _forked,
+    RunRecovered: _nothing,
+    RunWaiting: _waiting,
+    RunPaused: _paused,
+    RunResumed: _resumed,
+    LimitsRaised: _raised,
+    SignalReceived: _signalled,
+    LoopDetected: _nothing,
+    CancelRequested: _cancelling,
+    **dict.fromkeys((RunSucceeded, RunFailed, RunCancelled), _ended),
+    StepStarted: _intent,
+    StepSkipped: _skipped,
+    StepCompleted: _completed,
+    StepFailed: _failed,
+    StepRetrying: _retrying,
+    StepUncertain: _in_doubt,
+    ApprovalRequested: _asked,
+    ApprovalReminded: _reminded,
+    ApprovalVoted: _voted,
+    ApprovalDecided: _decided,
+}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.decide import gate_of
 from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, SetValue, Step, ToolCall
+from slipway_orchestrator.core.workflow.leaf import gate_of
 from slipway_orchestrator.definitions.outputs import Schema, output_schema
 from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems

@@ -130,7 +130,7 @@ def only(names: Mapping[str, JsonValue], paths: tuple[Path, ...]) -> dict[str, J
         if root not in names:
             continue
         member = path[1] if len(path) > 1 else None
-        if isinstance(value, dict) and isinstance(member, str):
+        if isinstance(value, Mapping) and isinstance(member, str):
             kept = needed.setdefault(root, {})
             if isinstance(kept, dict) and member in value:
                 kept[member] = value[member]

@@ -106,6 +106,14 @@ class ApprovalStore:
         )
         return done is not None
 
+    async def give_up(self, conn: Any, approval_id: str) -> None:
+        """Nobody is asked any more: what it was for was given up. No error when somebody decided first."""
+        await conn.execute(
+            "UPDATE approval SET state = 'CANCELLED', decide_time = now()"
+            " WHERE approval_id = $1 AND state = 'PENDING'",
+            approval_id,
+        )
+
     async def cancel_pending(self, conn: Any, run_id: str) -> None:
         """The run ended: nobody is asked any more."""
         await conn.execute(

@@ -29,7 +29,8 @@ from slipway_orchestrator.runs import RunIdentity
 from slipway_orchestrator.store.approvals import ApprovalStore
 from slipway_orchestrator.store.committing import Committer, LeaseLost, RunCommit
 from slipway_orchestrator.store.journal import Head, Journal
-from slipway_orchestrator.store.runs import identity_of
+from slipway_orchestrator.store.runs import NewChild, identity_of
+from slipway_orchestrator.store.tree import RunTree
 
 _CLAIM = """
 WITH next AS (
@@ -109,6 +110,10 @@ class Entry:
     consumed: list[int] = field(default_factory=list[int])
     """Inbox items that the events answer."""
     policy: PolicyDecision | None = None
+    children: list[NewChild] = field(default_factory=list[NewChild])
+    """Child runs that begin with it."""
+    abandoned: list[str] = field(default_factory=list[str])
+    """Child runs that are to be cancelled."""
 
 
 class Leases:
@@ -121,6 +126,7 @@ class Leases:
         journal: Journal,
         approvals: ApprovalStore,
         outbox: Outbox,
+        tree: RunTree,
         *,
         owner: str,
         seconds: float,
@@ -129,6 +135,7 @@ class Leases:
         self._keys = keys
         self._journal = journal
         self._approvals = approvals
+        self._tree = tree
         self._owner = owner
         self.seconds = seconds
         """How long a lease lasts without a commit."""
@@ -214,7 +221,10 @@ class Leases:
             error=error,
             consumed=entry.consumed,
         )
-        if written.apart or any(isinstance(event, _ASIDE) for _, event in entry.events):
+        related = bool(entry.children or entry.abandoned) or (
+            commit.ends and (lease.parent_run_id is not None or lease.has_children)
+        )
+        if related or written.apart or any(isinstance(event, _ASIDE) for _, event in entry.events):
             asked = await self._commit_more(lease, entry, commit)
         else:
             asked = await self._committer.commit(commit)
@@ -229,9 +239,17 @@ class Leases:
             await self._journal.store_apart(conn, lease.run, commit.written)
             for _, event in entry.events:
                 await self._project(conn, lease, event, entry)
-            # Last, for it closes what the run leaves open when it ends.
+            # After that, for it closes what the run leaves open when it ends.
             asked = await self._committer.write(conn, commit)
             await self._outbox.added(conn)
+            await self._tree.begin(conn, lease.run, entry.children)
+            told = await self._tree.cancel(conn, entry.abandoned)
+            if commit.ends:
+                told += await self._tree.ended(conn, lease.run)
+        lease.has_children = lease.has_children or bool(entry.children)
+        if told:
+            async with transaction(self._pool) as conn:
+                await self._tree.wake(conn, told)
         return asked
 
     async def _project(self, conn: Any, lease: Lease, event: Event, entry: Entry) -> None:
@@ -244,6 +262,8 @@ class Leases:
             case ApprovalDecided(decision="expire"):
                 if not await self._approvals.expire(conn, event.approval_id):
                     raise SettledMeanwhile
+            case ApprovalDecided(decision="cancel", approval_id=approval_id):
+                await self._approvals.give_up(conn, approval_id)
             case _:
                 pass
 

@@ -32,7 +32,7 @@ _PENDING = """
 """
 
 
-InboxKind = Literal["decision", "cancel", "pause", "resume", "signal", "limits", "suspend", "unsuspend"]
+InboxKind = Literal["decision", "cancel", "pause", "resume", "signal", "limits", "suspend", "unsuspend", "child"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
     step, began = attempt.perform.step, time.monotonic()
     request = router_pb2.StreamChatCompletionRequest(chat=_chat(call, attempt))
     text, model, finished = "", "", None
-    calls = stream(peers.router.StreamChatCompletion, request, token=attempt.token, timeout=step.timeout)
+    calls = stream(peers.router.StreamChatCompletion, request, token=attempt.token, timeout=attempt.timeout)
     async with aclosing(calls) as answers:
         async for answer in answers:
             match answer.WhichOneof("event"):
@@ -64,7 +64,7 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
         failure = Failure(unusable[0], "", unusable[1], True, performed=True)
         raise AttemptFailed(failure, records=records, usage=usage, cost_usd=cost)
     return StepCompleted(
-        step.step_id,
+        attempt.perform.at.key,
         step.type,
         {
             "text": text.strip(),
@@ -104,7 +104,7 @@ def _chat(call: ModelCall, attempt: Attempt) -> router_pb2.ChatRequest:
         regions=attempt.regions or (),
         regions_demanded=attempt.regions is not None,
         session_id=attempt.run.session_id,
-        labels={"agent": attempt.run.agent, "step": attempt.perform.step.step_id},
+        labels={"agent": attempt.run.agent, "step": attempt.perform.at.key},
         effect=attempt.effect,
     )
     if call.max_tokens is not None:

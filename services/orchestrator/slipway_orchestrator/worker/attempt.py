@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from slipway.effects.v1 import effects_pb2
 from slipway_chassis.errors import ErrorKind, SlipwayError
 
-from slipway_orchestrator.core.decide import Perform
+from slipway_orchestrator.core.actions import Perform
 from slipway_orchestrator.core.events import Record, Usage
 from slipway_orchestrator.core.retry import Failure
 from slipway_orchestrator.runs import RunIdentity
@@ -35,18 +35,21 @@ class Attempt:
     tokens_left: int
     cost_left: str
     """USD."""
+    timeout: float
+    """Seconds that it may take."""
+    root_run_id: str
+    """The run at the top of its tree."""
     stream: Callable[[int, str], Awaitable[None]]
     """Sends a piece of an answer (offset, text) to those who watch."""
 
     @property
     def effect(self) -> effects_pb2.EffectKey:
         """The key under which executors keep the effect: stable over all attempts."""
-        step = self.perform.step
         return effects_pb2.EffectKey(
-            key=f"{self.run.run_id}/{step.step_id}/{self.perform.occurrence}",
+            key=f"{self.run.run_id}/{self.perform.at.key}/{self.perform.occurrence}",
             epoch=self.epoch,
             attempt=self.perform.attempt,
-            root_run_id=self.run.run_id,
+            root_run_id=self.root_run_id,
         )
 
     @property

@@ -2,43 +2,47 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
-from slipway_chassis.ids import new_id
-from slipway_chassis.jcs import NotCanonical, canonical_json, digest
+from slipway_chassis.jcs import NotCanonical, canonical_json
 
-from slipway_orchestrator.core.decide import gate_of
+from slipway_orchestrator.core.actions import Instance
 from slipway_orchestrator.core.definition import (
+    MAX_ITEMS,
+    AgentCall,
     Approval,
+    Branch,
     Definition,
-    Gate,
+    Map,
     ModelCall,
+    Parallel,
     Retrieve,
     SetValue,
-    Step,
     ToolCall,
+    Wait,
 )
 from slipway_orchestrator.core.events import (
-    ApprovalRequested,
     Event,
     RunFailed,
     RunSucceeded,
     StepCompleted,
-    StepFailed,
     StepSkipped,
     StepStarted,
 )
-from slipway_orchestrator.core.limits import forbids_call, wall_deadline
-from slipway_orchestrator.core.state import RunState, call_key
+from slipway_orchestrator.core.limits import Reached, forbids_call, limits_of
+from slipway_orchestrator.core.outcomes import failed
+from slipway_orchestrator.core.progress import call_key
+from slipway_orchestrator.core.state import RunState
 from slipway_orchestrator.definitions.catalogue import ToolDescription
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.expressions.evaluation import Evaluator, ExpressionFailed, Names
-from slipway_orchestrator.expressions.schemas import as_declared
 from slipway_orchestrator.expressions.template import render
+from slipway_orchestrator.worker.asking import ask, proposer_of
+from slipway_orchestrator.worker.scope import Scope
 
 MAX_ARGUMENTS = 256 * 1024
-"""Bytes of a tool's arguments."""
+"""Bytes of a tool's arguments, or of a child run's input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +54,38 @@ class Begun:
     """JSON Schema of the arguments that an approval shows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The step calls another agent with this input: a child run is to be begun."""
+
+    call: AgentCall
+    input: JsonValue
+
+
 class Beginning:
     """Evaluates a definition's expressions over a run's state."""
 
     def __init__(self, definition: Definition, evaluator: Evaluator) -> None:
         self._definition = definition
         self._evaluator = evaluator
+        self._scope = Scope(definition, evaluator)
 
-    async def begin(self, state: RunState, step: Step, tool: ToolDescription | None, now: datetime) -> Begun:
+    async def begin(self, state: RunState, at: Instance, tool: ToolDescription | None, now: datetime) -> Begun | Calls:
         """Skip the step, ask for approval, or journal its intent. `tool` describes the tool of a tool step."""
-        names = self._names(state)
         try:
-            if step.when is not None and not await self._true(step.when, names):
-                return Begun((StepSkipped(step.step_id, step.type),))
-            return await self._begin(state, step, tool, names, now)
+            names = await self._scope.names(state, at)
+            if at.step.when is not None and not await self._true(at.step.when, names):
+                return Begun((StepSkipped(at.key, at.step.type),))
+            return await self._begin(state, at, tool, names, now)
         except ExpressionFailed as error:
-            return Begun((failed(step, "EXPRESSION_FAILED", str(error)),))
+            return _failed(at, "EXPRESSION_FAILED", str(error))
         except NotCanonical as error:
-            return Begun((failed(step, "VALUE_NOT_EXACT", error.message),))
+            return _failed(at, "VALUE_NOT_EXACT", error.message)
 
     async def conclude(self, state: RunState) -> Event:
         """The run's end when all steps are finished: its output, validated."""
-        names = self._names(state)
         try:
-            output = await self._render(self._definition.result, names)
+            output = await self._render(self._definition.result, await self._scope.names(state, None))
         except ExpressionFailed as error:
             return RunFailed("RESULT_FAILED", str(error))
         except NotCanonical as error:
@@ -84,93 +96,116 @@ class Beginning:
             return RunFailed("OUTPUT_INVALID", f"{'output.' + path if path else 'output'}: {message}")
         return RunSucceeded(output)
 
-    def ask(
-        self, state: RunState, step: Step, arguments: JsonValue, proposer: str, now: datetime, reason: str | None = None
-    ) -> ApprovalRequested:
-        """An approval of exactly these arguments."""
-        gate = gate_of(step)
-        if gate is None:
-            raise ValueError(f"step {step.step_id} has no gate")
-        return ApprovalRequested(
-            step_id=step.step_id,
-            approval_id=new_id("apr"),
-            arguments=arguments,
-            arguments_digest=digest(arguments),
-            approvers=gate.approvers,
-            proposer=proposer,
-            expire_time=self._expiry(state, gate, now),
-            tool=step.call.name if isinstance(step.call, ToolCall) else None,
-            reason=reason,
-        )
-
     async def _begin(
-        self, state: RunState, step: Step, tool: ToolDescription | None, names: Names, now: datetime
-    ) -> Begun:
+        self, state: RunState, at: Instance, tool: ToolDescription | None, names: Names, now: datetime
+    ) -> Begun | Calls:
         value: JsonValue
-        match step.call:
+        match at.step.call:
             case SetValue(value=template):
                 value = await self._render(template, names)
-                return Begun(
-                    (
-                        StepStarted(step.step_id, step.type, 1, None),
-                        StepCompleted(step.step_id, step.type, value, attempt=1),
-                    )
-                )
+                return Begun((_intent(at, None), StepCompleted(at.key, at.step.type, value, attempt=1)))
             case Retrieve(query=query, metadata=metadata):
-                value = {
-                    "collection": step.call.collection,
-                    "query": await self._render(query, names),
-                    "metadata": await self._render(dict(metadata), names),
-                }
-                return Begun((StepStarted(step.step_id, step.type, 1, value),))
+                return _started(
+                    at,
+                    {
+                        "collection": at.step.call.collection,
+                        "query": await self._render(query, names),
+                        "metadata": await self._render(dict(metadata), names),
+                    },
+                )
             case ModelCall(prompt=prompt, system=system, context=context):
-                value = {
-                    "prompt": await self._render(prompt, names),
-                    "system": await self._render(system, names),
-                    "context": await self._render(context, names),
-                }
-                return Begun((StepStarted(step.step_id, step.type, 1, value),))
+                return _started(
+                    at,
+                    {
+                        "prompt": await self._render(prompt, names),
+                        "system": await self._render(system, names),
+                        "context": await self._render(context, names),
+                    },
+                )
             case Approval(show=show):
                 value = await self._render(show, names)
-                started = StepStarted(step.step_id, step.type, 1, {"show": value})
-                return Begun((started, self.ask(state, step, value, _proposer(state), now)))
-            case ToolCall():
-                return await self._begin_tool(state, step, step.call, tool, names, now)
+                asked = ask(self._definition, state, at, value, proposer_of(state), now)
+                return Begun((_intent(at, {"show": value}), asked))
+            case ToolCall() as call:
+                return await self._begin_tool(state, at, call, tool, names, now)
+            case AgentCall() as call:
+                value = await self._render(call.input, names)
+                if len(json.dumps(value)) > MAX_ARGUMENTS:
+                    return _failed(at, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes")
+                return Calls(call, value)
+            case Wait() as call:
+                return await self._begin_wait(at, call, names, now)
+            case Parallel() | Map() | Branch() as call:
+                return await self._begin_container(state, at, call, names)
 
     async def _begin_tool(
         self,
         state: RunState,
-        step: Step,
+        at: Instance,
         call: ToolCall,
         tool: ToolDescription | None,
         names: Names,
         now: datetime,
     ) -> Begun:
         if tool is None:
-            return Begun((failed(step, "TOOL_NOT_FOUND", f"there is no tool {call.name}"),))
+            return _failed(at, "TOOL_NOT_FOUND", f"there is no tool {call.name}")
         arguments = await self._render(call.arguments, names)
         if len(json.dumps(arguments)) > MAX_ARGUMENTS:
-            return Begun((failed(step, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes"),))
+            return _failed(at, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes")
         schema = json.dumps(dict(tool.input_schema))
         wrong = violations(schema, arguments)
         if wrong:
             path, message = wrong[0]
-            where = f"arguments.{path}" if path else "arguments"
-            return Begun((failed(step, "INVALID_ARGUMENTS", f"{where}: {message}"),))
-        forbidden = forbids_call(state, self._definition.limits, call_key(call.name, arguments), step)
-        if forbidden is not None:
-            return Begun((forbidden,))
+            return _failed(at, "INVALID_ARGUMENTS", f"{f'arguments.{path}' if path else 'arguments'}: {message}")
+        limits = limits_of(state, self._definition)
+        reached = forbids_call(state, limits, call_key(call.name, arguments), call.name, arguments, at.key)
+        if reached is not None:
+            return self._reached(at, reached)
         gate = call.gate
         if gate is not None and (gate.when is None or await self._true(gate.when, names)):
-            return Begun((self.ask(state, step, arguments, _proposer(state), now),), schema)
-        value: JsonValue = {"tool": call.name, "arguments": arguments}
-        return Begun((StepStarted(step.step_id, step.type, 1, value),))
+            return Begun((ask(self._definition, state, at, arguments, proposer_of(state), now),), schema)
+        return _started(at, {"tool": call.name, "arguments": arguments})
 
-    def _names(self, state: RunState) -> Names:
-        given = state.started.input if state.started else None
-        steps: JsonValue = {name: {"output": output} for name, output in state.outputs().items()}
-        declared = as_declared(dict(self._definition.input_schema), given)
-        return Names({"input": given, "steps": steps}, {"input": declared, "steps": steps})
+    async def _begin_wait(self, at: Instance, call: Wait, names: Names, now: datetime) -> Begun:
+        if call.seconds is not None:
+            return _started(at, {"for": call.seconds}, now + timedelta(seconds=call.seconds))
+        if call.signal is not None:
+            name = await self._render(call.signal, names)
+            if not isinstance(name, str) or not 0 < len(name) <= 200:
+                return _failed(at, "EXPRESSION_FAILED", "the name of a signal is a text of at most 200 characters")
+            until = None if call.expires is None else now + timedelta(seconds=call.expires)
+            return _started(at, {"signal": name}, until)
+        text = await self._render(call.until, names)
+        time = _time(text)
+        if time is None:
+            shown = json.dumps(text)[:80]
+            return _failed(at, "EXPRESSION_FAILED", f"until must be a time such as 2026-05-01T09:00:00Z, not {shown}")
+        return _started(at, {"until": text}, time)
+
+    async def _begin_container(
+        self, state: RunState, at: Instance, call: Parallel | Map | Branch, names: Names
+    ) -> Begun:
+        match call:
+            case Parallel():
+                return _started(at, None)
+            case Map():
+                items = len(await self._scope.items_of(state, at))
+                if items > MAX_ITEMS:
+                    message = f"a map goes over at most {MAX_ITEMS} items, not over {items}"
+                    return _failed(at, "MAP_TOO_LARGE", message)
+                return _started(at, {"count": items})
+            case Branch(arms=arms):
+                for position, arm in enumerate(arms):
+                    if arm.when is None or await self._true(arm.when, names):
+                        return _started(at, {"taken": position})
+                return _started(at, {"taken": None})
+
+    def _reached(self, at: Instance, reached: Reached) -> Begun:
+        detection = self._definition.loop_detection
+        on = self._definition.limits.on_limit if detection is None else detection.on
+        if on == "pause":
+            return Begun(reached.pause())
+        return Begun((*reached.fail()[:-1], failed(at, 0, reached.code, reached.message, fatal=True)))
 
     async def _true(self, expression: str, names: Names) -> bool:
         value = await self._evaluator.evaluate(expression, names)
@@ -189,16 +224,26 @@ class Beginning:
         canonical_json(value)
         return value
 
-    def _expiry(self, state: RunState, gate: Gate, now: datetime) -> datetime:
-        deadline = wall_deadline(state, self._definition.limits) or now
-        return deadline if gate.expires is None else now + timedelta(seconds=gate.expires)
+
+def _intent(at: Instance, value: JsonValue, until: datetime | None = None) -> StepStarted:
+    return StepStarted(at.key, at.step.type, 1, value, until=until)
 
 
-def failed(step: Step, code: str, message: str) -> StepFailed:
+def _started(at: Instance, value: JsonValue, until: datetime | None = None) -> Begun:
+    return Begun((_intent(at, value, until),))
+
+
+def _failed(at: Instance, code: str, message: str) -> Begun:
     """A step that failed before its effect."""
-    handled = step.on_error == "continue"
-    return StepFailed(step.step_id, step.type, 0, code, message[:2000], handled=handled)
+    return Begun((failed(at, 0, code, message, escalate=True),))
 
 
-def _proposer(state: RunState) -> str:
-    return (state.started.proposer or state.started.caller) if state.started else ""
+def _time(value: JsonValue) -> datetime | None:
+    """A time of RFC 3339; None for anything else. A time without a zone is UTC."""
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -17,8 +17,9 @@ from slipway_chassis.telemetry import extract, span
 
 from slipway_orchestrator.store.leases import Lease, LeaseLost, Leases
 from slipway_orchestrator.store.runs import WAKE_UP
-from slipway_orchestrator.worker.advancing import Advance, Tools
+from slipway_orchestrator.worker.advancing import Advance
 from slipway_orchestrator.worker.announcing import INBOX, Announcer
+from slipway_orchestrator.worker.held import Tools
 from slipway_orchestrator.worker.metrics import ACTIVE, CLAIM_SECONDS, LEASES_LOST, LEASES_RECOVERED, RUNS
 
 _log = get_logger(__name__)

@@ -11,11 +11,11 @@ from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalRequested,
     ApprovalVoted,
+    CancelRequested,
     Event,
     LimitsRaised,
     RaisedLimits,
     Record,
-    RunCancelled,
     RunPaused,
     RunResumed,
     SignalReceived,
@@ -111,7 +111,7 @@ def _steered(state: RunState, item: InboxItem) -> Event | None:
     reason, records = str(body.get("reason") or ""), _records(body.get("record"))
     match item.kind:
         case "cancel":
-            return RunCancelled(by, reason)
+            return CancelRequested(by, reason, bool(body.get("force")), records)
         case "pause":
             return RunPaused(reason or f"paused by {by}", "REQUESTED", by, records=records)
         case "suspend":

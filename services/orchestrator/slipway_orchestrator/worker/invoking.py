@@ -38,7 +38,7 @@ async def call_tool(peers: Peers, call: ToolCall, attempt: Attempt) -> StepCompl
         )
     step = attempt.perform.step
     response: tools_pb2.InvokeToolResponse = await invoke(
-        peers.tools.InvokeTool, request, token=attempt.token, timeout=step.timeout
+        peers.tools.InvokeTool, request, token=attempt.token, timeout=attempt.timeout
     )
     records = record_of(response.record)
     if response.HasField("error"):
@@ -51,7 +51,7 @@ async def call_tool(peers: Peers, call: ToolCall, attempt: Attempt) -> StepCompl
             stderr=response.stderr or None,
         )
     return StepCompleted(
-        step.step_id,
+        attempt.perform.at.key,
         step.type,
         _output(response.output_json),
         attempt=attempt.perform.attempt,

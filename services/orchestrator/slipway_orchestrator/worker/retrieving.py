@@ -30,10 +30,10 @@ async def retrieve(peers: Peers, call: Retrieve, attempt: Attempt) -> StepComple
     step = attempt.perform.step
     began = time.monotonic()
     response: memory_pb2.SearchCollectionResponse = await invoke(
-        peers.knowledge.SearchCollection, request, token=attempt.token, timeout=step.timeout
+        peers.knowledge.SearchCollection, request, token=attempt.token, timeout=attempt.timeout
     )
     return StepCompleted(
-        step.step_id,
+        attempt.perform.at.key,
         step.type,
         {"passages": [_passage(passage) for passage in response.passages]},
         attempt=attempt.perform.attempt,

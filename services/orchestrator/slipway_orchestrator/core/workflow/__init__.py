@@ -1,0 +1,1 @@
+"""Workflow agents: declared steps, within one another."""
