@@ -87,6 +87,8 @@ async def serve(settings: GatewaySettings) -> None:
         ),
         allowed_hosts=settings.allowed_hosts,
         readiness=readiness,
+        issuer=settings.oidc_issuer,
+        public_url=settings.public_url,
     )
     http = HttpServer(create_app(gateway), listener, grace=settings.shutdown_grace, stopping=gateway.stopping)
 

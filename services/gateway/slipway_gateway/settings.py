@@ -25,6 +25,8 @@ class GatewaySettings(ServiceSettings):
         frozenset({"localhost", "127.0.0.1", "[::1]"}), description='hosts that requests may name; `["*"]`: any'
     )
 
+    public_url: str = Field("", pattern=r"^(https?://[^/?#\s]+/?)?$", description="address that clients know; for MCP")
+
     oidc_issuer: Nonempty = Field(description="exact `iss` of access tokens")
     oidc_jwks_url: str = Field("", description="where the issuer's keys are; empty: by its discovery document")
     oidc_audience: Nonempty = Field("slipway", description="what `aud` must contain")

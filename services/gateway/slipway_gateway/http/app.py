@@ -7,11 +7,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from slipway_chassis.errors import Internal, InvalidArgument, SlipwayError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from slipway_gateway.http.direct import Direct, DirectRoute
 from slipway_gateway.http.gateway import Gateway
 from slipway_gateway.http.guard import Guard
+from slipway_gateway.http.mcp.endpoint import METADATA_PATH, PATH, McpEndpoint, ResourceMetadata
 from slipway_gateway.http.openai.requests import ChatCompletionRequest
 from slipway_gateway.http.problems import Problem, problem_response
 from slipway_gateway.http.rejections import MethodNotAllowed, RouteNotFound, invalid_request
@@ -59,6 +61,9 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.state.gateway = gateway
     for area in _AREAS:
         app.include_router(area.router)
+    app.router.routes.append(Route(PATH, McpEndpoint(gateway), include_in_schema=False))
+    for path in (METADATA_PATH, METADATA_PATH + PATH):
+        app.router.routes.append(Route(path, ResourceMetadata(gateway), methods=["GET"], include_in_schema=False))
     app.add_exception_handler(SlipwayError, _on_slipway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)

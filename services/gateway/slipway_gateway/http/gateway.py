@@ -38,4 +38,8 @@ class Gateway:
     limits: HttpLimits
     allowed_hosts: frozenset[str]
     readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    issuer: str
+    """Of access tokens: where an MCP client gets them."""
+    public_url: str = ""
+    """Address that clients know this gateway by; empty: the one that they ask."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
