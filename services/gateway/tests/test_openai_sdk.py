@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from slipway.memory.v1.memory_pb2 import GetSessionResponse
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.errors import (
     DeadlineExceeded,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     ResourceExhausted,
     SlipwayError,
@@ -144,7 +146,18 @@ def test_every_parameter_reaches_the_router(sdk: openai.OpenAI, services: Any) -
         presence_penalty=0.1,
         user="end-user",
         metadata={"team": "support"},
-        extra_body={"slipway": {"task": "chat", "regions": ["eu"], "max_cost_usd": 0.01, "session_id": "ses_1"}},
+        extra_body={
+            "slipway": {
+                "task": "chat",
+                "regions": ["eu"],
+                "max_cost_usd": 0.01,
+                "session_id": "a conversation",
+                "quality": "standard",
+                "max_latency_ms": 1500,
+                "data_classes": ["personal"],
+                "capabilities": ["images"],
+            }
+        },
     )
     call = services.last("CreateChatCompletion")
     chat = call.request.chat
@@ -155,7 +168,9 @@ def test_every_parameter_reaches_the_router(sdk: openai.OpenAI, services: Any) -
     assert chat.HasField("temperature")
     assert chat.temperature == 0
     assert (chat.max_cost.units, chat.max_cost.nanos) == (0, 10_000_000)
-    assert chat.session_id == "ses_1"
+    assert chat.session_id == "a conversation"
+    assert (chat.quality, chat.max_latency.ToMilliseconds()) == ("standard", 1500)
+    assert (list(chat.data_classes), list(chat.capabilities)) == (["personal"], ["images"])
     assert chat.labels == {"team": "support"}
     assert json.loads(chat.extra_json) == {"presence_penalty": 0.1}
     assert json.loads(chat.tools_json) == [tool]
@@ -364,6 +379,9 @@ def test_the_sdk_does_not_repeat_what_may_have_been_bought(gateway: Any, issuer:
         ({"n": 2}, "n", 400),
         ({"slipway": {"region": ["eu"]}}, "slipway.region", 400),
         ({"slipway": {"quality": "best"}}, "slipway.quality", 400),
+        ({"slipway": {"max_latency_ms": 0}}, "slipway.max_latency_ms", 400),
+        ({"slipway": {"capabilities": ["flying"]}}, "slipway.capabilities[0]", 400),
+        ({"slipway": {"data_classes": "personal"}}, "slipway.data_classes", 400),
         ({"slipway": {"regions": None}}, "slipway.regions", 422),
         ({"slipway": {"regions": "eu"}}, "slipway.regions", 422),
         ({"metadata": {"a": 1}}, "metadata.a", 400),
@@ -387,6 +405,80 @@ def test_the_model_auto_leaves_the_choice_to_the_task(sdk: openai.OpenAI, servic
     sdk.chat.completions.create(model="auto", messages=MESSAGES, extra_body={"slipway": {"task": "summarize"}})
     chat = services.last("CreateChatCompletion").request.chat
     assert (chat.model, chat.task) == ("", "summarize")
+
+
+def test_a_session_that_is_not_the_callers_is_refused_before_anything_is_bought(alice: Any, services: Any) -> None:
+    session_id = "ses_01k0000000000000000000000a"
+    services.on("GetSession", raising(with_reason(NotFound, "SESSION_NOT_FOUND")))
+    refused = alice.post("/v1/chat/completions", json={"messages": MESSAGES, "slipway": {"session_id": session_id}})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "session_not_found")
+    assert services.asked("CreateChatCompletion") == 0
+    services.on("GetSession", lambda call: GetSessionResponse())
+    services.on("CreateChatCompletion", answer())
+    taken = alice.post("/v1/chat/completions", json={"messages": MESSAGES, "slipway": {"session_id": session_id}})
+    assert taken.status_code == 200
+    assert services.last("GetSession").request.session_id == session_id
+    assert services.last("CreateChatCompletion").request.chat.session_id == session_id
+
+
+def test_the_answer_says_how_its_model_was_chosen(alice: Any, services: Any) -> None:
+    def reply(call: Any) -> pb.CreateChatCompletionResponse:
+        response = answer()(call)
+        response.routing.MergeFrom(pb.Routing(route="short", task="summarize", task_proposed=True))
+        return response
+
+    services.on("CreateChatCompletion", reply)
+    headers = alice.post("/v1/chat/completions", json={"messages": MESSAGES}).headers
+    names = ("x-slipway-route", "x-slipway-task", "x-slipway-task-source")
+    assert [headers[name] for name in names] == ["short", "summarize", "classified"]
+
+
+def test_a_route_is_explained_over_http(alice: Any, services: Any) -> None:
+    response = pb.ExplainRouteResponse(route="short", policy="cheapest", task="summarize", task_source="stated")
+    tried = response.candidates.add(model="a", eligible=True, reason="healthy", score=-0.5, quality="economy")
+    tried.latency.FromMilliseconds(250)
+    response.candidates.add(model="b", reason="b is in us", hurdle="region", quality="premium")
+    services.on("ExplainRoute", lambda call: response)
+    explained = alice.post("/v1/models/explain", json={"slipway": {"task": "summarize", "quality": "economy"}})
+    assert explained.status_code == 200, explained.text
+    body = explained.json()
+    assert (body["route"], body["policy"], body["task_source"]) == ("short", "cheapest", "stated")
+    first, second = body["candidates"]
+    assert (first["score"], first["latency_ms"], first["hurdle"]) == (-0.5, 250, None)
+    assert (second["eligible"], second["hurdle"], second["score"]) == (False, "region", None)
+    asked = services.last("ExplainRoute").request.chat
+    assert (asked.task, asked.quality, list(asked.messages)) == ("summarize", "economy", [])
+
+
+def test_the_routing_of_a_call_is_told(alice: Any, services: Any) -> None:
+    response = pb.GetRouteDecisionResponse(outcome="ok")
+    response.decision.candidates.add(model="a", eligible=True, score=2)
+    response.attempts.add(model="a", outcome="PROVIDER_UNAVAILABLE", status=503, latency_ms=12, hedge=True)
+    services.on("GetRouteDecision", lambda call: response)
+    body = alice.get("/v1/usage/req_1/routing").json()
+    assert services.last("GetRouteDecision").request.request_id == "req_1"
+    assert body["attempts"] == [
+        {"model": "a", "outcome": "PROVIDER_UNAVAILABLE", "status": 503, "latency_ms": 12, "hedge": True}
+    ]
+    assert (body["decision"]["candidates"][0]["score"], body["outcome"]) == (2, "ok")
+
+
+def test_routes_are_compared_over_http(alice: Any, services: Any) -> None:
+    def run(call: Any) -> Iterator[pb.CompareRoutesResponse]:
+        one = pb.ComparedCall(text_similarity=0.5, same_tool_calls=True)
+        one.recorded.MergeFrom(pb.CallFigures(request_id="req_1", outcome="ok", latency_ms=10, usage=usage()))
+        one.replayed.MergeFrom(pb.CallFigures(request_id="req_2", outcome="ok", latency_ms=20, usage=usage()))
+        yield pb.CompareRoutesResponse(call=one)
+        yield pb.CompareRoutesResponse(summary=pb.ComparisonSummary(mean_text_similarity=0.5))
+
+    services.on("CompareRoutes", run)
+    body = alice.post("/v1/models/compare", json={"against": "b", "route": "a", "limit": 5, "max_cost_usd": 0.5}).json()
+    assert [call["replayed"]["latency_ms"] for call in body["calls"]] == [20]
+    assert body["mean_text_similarity"] == 0.5
+    asked = services.last("CompareRoutes").request
+    assert (asked.against, asked.route, asked.limit, asked.max_cost.nanos) == ("b", "a", 5, 500_000_000)
+    services.on("CompareRoutes", lambda call: iter(()))
+    assert alice.post("/v1/models/compare", json={"against": "b"}).json()["code"] == "COMPARISON_INCOMPLETE"
 
 
 def test_an_empty_list_of_regions_is_a_demand(alice: Any, services: Any) -> None:
@@ -433,10 +525,15 @@ def test_the_catalogue_is_listed_whole(sdk: openai.OpenAI, services: Any) -> Non
             return pb.ListModelsResponse(
                 models=[pb.Model(name="a/b", provider="local", kind="chat")], next_page_token="2"
             )
-        return pb.ListModelsResponse(models=[pb.Model(name="route", kind="chat", route=True)])
+        return pb.ListModelsResponse(models=[pb.Model(name="route", kind="chat", route=True, candidates=["a/b"])])
 
     services.on("ListModels", page)
-    assert [model.id for model in sdk.models.list()] == ["a/b", "route"]
+    listed = list(sdk.models.list())
+    assert [model.id for model in listed] == ["a/b", "route"]
+    # A route has candidates and no price; a model has a price.
+    extras = [model.model_dump()["slipway"] for model in listed]
+    assert ["input_price_usd_per_million" in extra for extra in extras] == [True, False]
+    assert extras[1]["candidates"] == ["a/b"]
     assert sdk.models.retrieve("a/b").owned_by == "local"
     with pytest.raises(openai.NotFoundError):
         sdk.models.retrieve("nothing")

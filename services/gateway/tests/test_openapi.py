@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from slipway.audit.v1 import audit_pb2
+from slipway.router.v1 import router_pb2
 
 PUBLIC = {"/livez", "/readyz"}
 
@@ -176,6 +177,8 @@ def empty_answers(services: Any) -> None:
 
         services.on(name.rpartition("/")[2], reply)
     services.on("ExportRunEvidence", lambda call: iter([audit_pb2.ExportRunEvidenceResponse(data=b"{}")]))
+    whole = router_pb2.CompareRoutesResponse(summary=router_pb2.ComparisonSummary())
+    services.on("CompareRoutes", lambda call: iter([whole]))
 
 
 CHECKS = [

@@ -50,6 +50,10 @@ _OPENAI_FIELDS: Final = {
     "task": "slipway.task",
     "max_cost": "slipway.max_cost_usd",
     "session_id": "slipway.session_id",
+    "quality": "slipway.quality",
+    "max_latency": "slipway.max_latency_ms",
+    "data_classes": "slipway.data_classes",
+    "capabilities": "slipway.capabilities",
     "labels": "metadata",
     "inputs": "input",
 }
@@ -118,7 +122,7 @@ def _is_unprocessable(error: SlipwayError) -> bool:
     fields = [violation.field for violation in error.violations]
     return (
         "REGION" in error.reason
-        or error.reason == "IDEMPOTENCY_KEY_REUSED"
+        or error.reason in ("DATA_CLASSES_INVALID", "IDEMPOTENCY_KEY_REUSED")
         or any(field == "regions" or field.endswith(".regions") or ".regions[" in field for field in fields)
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from slipway.router.v1 import router_pb2 as pb
 
-from slipway_gateway.http.resources.fields import dollars
+from slipway_gateway.http.resources.fields import dollars, milliseconds
 
 Json = dict[str, Any]
 
@@ -127,10 +127,27 @@ def model(message: pb.Model) -> Json:
             "route": message.route,
             "tasks": list(message.tasks),
             "regions": list(message.regions),
-            "context_window": message.context_window,
-            "max_output_tokens": message.max_output_tokens,
-            "input_price_usd_per_million": dollars(message.input_price),
-            "output_price_usd_per_million": dollars(message.output_price),
             "health": message.health,
+            **(_of_route(message) if message.route else _of_model(message)),
         },
+    }
+
+
+def _of_route(message: pb.Model) -> Json:
+    """A route has no price and no window: those are its candidates'."""
+    return {"policy": message.policy, "candidates": list(message.candidates)}
+
+
+def _of_model(message: pb.Model) -> Json:
+    return {
+        "context_window": message.context_window,
+        "max_output_tokens": message.max_output_tokens,
+        "input_price_usd_per_million": dollars(message.input_price),
+        "output_price_usd_per_million": dollars(message.output_price),
+        "quality": message.quality,
+        "capabilities": list(message.capabilities),
+        "data_classes": list(message.data_classes),
+        "latency_ms": milliseconds(message.latency) if message.HasField("latency") else None,
+        "error_rate": message.error_rate,
+        "measured_attempts": message.measured_attempts,
     }

@@ -23,6 +23,9 @@ from slipway_chassis.money import to_money
 from slipway_gateway.http.resources.fields import Labels, json_text
 from slipway_gateway.http.resources.knowledge import Region
 
+Quality = Literal["economy", "standard", "premium"]
+Capability = Literal["tools", "response_format", "images", "audio", "files"]
+
 # Known to the SDK, without an effect here: the end user goes into `metadata`, nothing is stored at providers.
 _WITHOUT_EFFECT = frozenset({"user", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 
@@ -37,7 +40,26 @@ class Extensions(BaseModel):
     regions: list[Region] = Field(
         [], max_length=32, description="Demanded regions; an empty list is refused, never read as no demand."
     )
-    session_id: str = Field("", max_length=64, description="Keeps a conversation at one model.")
+    session_id: str = Field(
+        "",
+        max_length=64,
+        description="Keeps a conversation at one model. Any text of yours; the id of a session (`ses_…`) must be one "
+        "that you may use.",
+    )
+    quality: Quality | None = Field(None, description="Lowest quality tier that will do.")
+    max_latency_ms: int | None = Field(
+        None,
+        ge=1,
+        le=3_600_000,
+        description="Longest wait for the first token of a stream, or for a whole answer, that will do: models known "
+        "to be slower are left out.",
+    )
+    data_classes: list[Region] = Field(
+        [], max_length=32, description="Classes of data in the request; models must be declared for all of them."
+    )
+    capabilities: list[Capability] = Field(
+        [], max_length=8, description="What models must be able to do beside what the request itself needs."
+    )
 
     @property
     def demands_regions(self) -> bool:
@@ -156,12 +178,17 @@ def chat_request(body: ChatCompletionRequest, request_id: str) -> pb.ChatRequest
         regions_demanded=extensions.demands_regions,
         max_cost=None if extensions.max_cost_usd is None else to_money(extensions.max_cost_usd),
         session_id=extensions.session_id,
+        quality=extensions.quality or "",
+        data_classes=extensions.data_classes,
+        capabilities=extensions.capabilities,
         labels=body.metadata or {},
         request_id=request_id,
     )
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if limit is not None:
         message.max_tokens = limit
+    if extensions.max_latency_ms is not None:
+        message.max_latency.FromMilliseconds(extensions.max_latency_ms)
     if body.temperature is not None:
         message.temperature = body.temperature
     if body.top_p is not None:
@@ -196,7 +223,7 @@ def _message(message: Message) -> pb.ChatMessage:
 
 def embeddings_request(body: EmbeddingsRequest) -> pb.CreateEmbeddingsRequest:
     """The router's request. Raises InvalidArgument for an extension that embeddings do not have."""
-    unused = body.slipway.model_fields_set - {"regions"}
+    unused = body.slipway.model_fields_set - {"regions", "data_classes"}
     if unused:
         raise InvalidArgument("embeddings do not take this", field=f"slipway.{min(unused)}")
     return pb.CreateEmbeddingsRequest(
@@ -204,4 +231,5 @@ def embeddings_request(body: EmbeddingsRequest) -> pb.CreateEmbeddingsRequest:
         inputs=[body.input] if isinstance(body.input, str) else body.input,
         regions=body.slipway.regions,
         regions_demanded=body.slipway.demands_regions,
+        data_classes=body.slipway.data_classes,
     )

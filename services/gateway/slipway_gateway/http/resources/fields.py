@@ -64,6 +64,11 @@ def duration(text: str) -> Duration:
     return stamp
 
 
+def milliseconds(stamp: Duration) -> float:
+    """A time in milliseconds."""
+    return stamp.ToMicroseconds() / 1000
+
+
 def duration_text(stamp: Duration) -> str:
     """A time in the largest unit that divides it."""
     seconds = stamp.ToTimedelta().total_seconds()

@@ -1,5 +1,6 @@
 """Chat completions in OpenAI's wire format."""
 
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,6 +9,7 @@ from typing import Any, Final
 import structlog
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from slipway.memory.v1 import memory_pb2
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.errors import SlipwayError, Unavailable
 from slipway_chassis.ids import new_id
@@ -25,11 +27,16 @@ from slipway_gateway.http.route import CallsDep
 router = api_router("openai")
 log = structlog.get_logger(__name__)
 
+# As the memory service makes them (TypeID).
+_SESSION_ID: Final = re.compile(r"ses_[0-7][0-9a-hjkmnp-tv-z]{25}")
 _HEADERS: Final = {
     "x-slipway-model": "Model of the catalogue that answered.",
     "x-slipway-cost-usd": "Cost of all attempts; absent in a stream, whose cost stands in its usage chunk.",
     "x-slipway-attempts": "Attempts made, the successful one included.",
     "x-slipway-request-id": "Id of the call, for `GET /v1/usage/{request_id}`.",
+    "x-slipway-route": "Route that applied; absent when a model was named.",
+    "x-slipway-task": "Task that chose the route; absent without one.",
+    "x-slipway-task-source": "`stated`, or `classified`: proposed by the catalogue's classifier.",
 }
 DOCUMENTED_HEADERS: Final[dict[str, Any]] = {
     name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
@@ -59,6 +66,8 @@ class StreamIncomplete(Unavailable):
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, calls: CallsDep) -> Response:
     """Any OpenAI SDK works with this base URL; Slipway's own parameters stand in `slipway`."""
     message = chat_request(body, new_id("req"))
+    if body.slipway.session_id:
+        await _check_session(calls, body.slipway.session_id)
     if body.stream:
         return await _stream(calls, message, include_usage=body.wants_usage)
     answer: pb.CreateChatCompletionResponse = await unless_disconnected(
@@ -75,6 +84,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         "x-slipway-cost-usd": dollars_text(answer.usage.cost),
         "x-slipway-attempts": str(answer.attempts),
         "x-slipway-request-id": request_id,
+        **_routing_headers(answer.routing),
     }
     return JSONResponse(answers.completion(answer, f"chatcmpl-{request_id}"), headers=headers)
 
@@ -97,10 +107,25 @@ async def _stream(calls: Calls, message: pb.ChatRequest, *, include_usage: bool)
         "x-slipway-model": started.catalogue_model,
         "x-slipway-attempts": str(started.attempts),
         "x-slipway-request-id": request_id,
+        **_routing_headers(started.routing),
         **sse.HEADERS,
     }
     frames = _frames(events, chunks, include_usage=include_usage)
     return sse.ClosingStream(frames, media_type="text/event-stream", headers=headers)
+
+
+def _routing_headers(routing: pb.Routing) -> dict[str, str]:
+    headers = {"x-slipway-route": routing.route} if routing.route else {}
+    if routing.task:
+        headers["x-slipway-task"] = routing.task
+        headers["x-slipway-task-source"] = "classified" if routing.task_proposed else "stated"
+    return headers
+
+
+async def _check_session(calls: Calls, session_id: str) -> None:
+    """Any text keeps a conversation together; the id of a session must be one that the caller may use."""
+    if _SESSION_ID.fullmatch(session_id):
+        await calls.invoke(calls.peers.sessions.GetSession, memory_pb2.GetSessionRequest(session_id=session_id))
 
 
 async def _frames(events: AsyncGenerator[Any], chunks: answers.Chunks, *, include_usage: bool) -> AsyncGenerator[bytes]:
