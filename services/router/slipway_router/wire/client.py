@@ -6,21 +6,18 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-import httpx
-
 from slipway_router.catalogue import Model, Provider
 from slipway_router.chat import ChatRequest, Completion, Piece, Vectors
 from slipway_router.errors import ProviderFailure, ProviderProtocol, ProviderTimeout
 from slipway_router.failover import AttemptTimes
 from slipway_router.wire import body as wire
+from slipway_router.wire.connections import Answer, Connections, TransportFailure
 from slipway_router.wire.failures import failure_of_error_object, failure_of_status, failure_of_transport
 from slipway_router.wire.json_object import json_object
 from slipway_router.wire.sse import data_events
 from slipway_router.wire.streamed_answer import StreamedAnswer
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-_CONNECT_SECONDS = 5.0
-_LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30)
 
 
 class WireClient:
@@ -28,18 +25,12 @@ class WireClient:
 
     def __init__(self, provider: Provider) -> None:
         self._name = provider.name
-        self._http = httpx.AsyncClient(
-            base_url=provider.base_url + "/",
-            headers={"user-agent": "slipway-router", **provider.credentials()},
-            params={"api-version": provider.api_version} if provider.api_version else None,
-            limits=_LIMITS,
-            # Reading is timed by the call's own deadlines.
-            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS, pool=_CONNECT_SECONDS),
-            # Addresses come from the catalogue only: no redirect, no proxy from the environment.
-            follow_redirects=False,
-            trust_env=False,
-            # For plain http there is no certificate to verify, and loading the roots takes 30 ms and 10 MiB.
-            verify=provider.base_url.startswith("https://"),
+        # Reading is timed by the call's own deadlines. Addresses come from the catalogue only: no redirect is followed,
+        # and no proxy is taken from the environment.
+        self._connections = Connections(
+            provider.base_url,
+            {"user-agent": "slipway-router", "accept-encoding": "identity", **provider.credentials()},
+            {"api-version": provider.api_version} if provider.api_version else {},
         )
         self._calls = 0
 
@@ -78,7 +69,7 @@ class WireClient:
                     except TimeoutError as error:
                         late = answer.timed_out(silent=silent_until <= times.end)
                         raise late from error
-                    except httpx.TransportError as error:
+                    except TransportFailure as error:
                         if answer.finish_reason is not None:
                             break
                         raise answer.failed(failure_of_transport(self._name, error)) from error
@@ -94,36 +85,31 @@ class WireClient:
             yield answer.whole()
 
     async def _open(self, body: bytes, stack: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-        request = self._http.build_request(
-            "POST", "chat/completions", content=body, headers={"content-type": "application/json"}
-        )
-        response = await self._http.send(request, stream=True)
-        stack.push_async_callback(response.aclose)
-        if response.status_code != 200:
-            raise failure_of_status(self._name, response.status_code, response.headers, await _bounded(response))
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        answer = await self._connections.post("chat/completions", body)
+        stack.callback(answer.close)
+        if answer.status != 200:
+            raise failure_of_status(self._name, answer.status, answer.headers, await _bounded(answer))
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             raise ProviderProtocol(f"provider {self._name} did not answer with an event stream")
-        return data_events(response.aiter_bytes())
+        return data_events(answer.pieces())
 
     async def _post(self, path: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
         content = json.dumps(body, allow_nan=False).encode()
         with self._in_use():
             try:
                 async with asyncio.timeout_at(deadline):
-                    request = self._http.build_request(
-                        "POST", path, content=content, headers={"content-type": "application/json"}
-                    )
-                    response = await self._http.send(request, stream=True)
+                    answer = await self._connections.post(path, content)
+                    status, headers = answer.status, answer.headers
                     try:
-                        raw = await _bounded(response)
+                        raw = await _bounded(answer)
                     finally:
-                        await response.aclose()
+                        answer.close()
             except TimeoutError as error:
                 raise ProviderTimeout(f"provider {self._name} did not answer in time") from error
-            except httpx.TransportError as error:
+            except TransportFailure as error:
                 raise failure_of_transport(self._name, error) from error
-        if response.status_code != 200:
-            raise failure_of_status(self._name, response.status_code, response.headers, raw)
+        if status != 200:
+            raise failure_of_status(self._name, status, headers, raw)
         payload = json_object(self._name, raw)
         if payload.get("error"):
             raise failure_of_error_object(self._name, payload["error"])
@@ -144,13 +130,15 @@ class WireClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        self._connections.close()
 
 
-async def _bounded(response: httpx.Response) -> bytes:
-    raw = bytearray()
-    async for piece in response.aiter_bytes():
-        raw += piece
-        if len(raw) > MAX_ANSWER_BYTES:
+async def _bounded(answer: Answer) -> bytes:
+    raw: list[bytes] = []
+    size = 0
+    async for piece in answer.pieces():
+        raw.append(piece)
+        size += len(piece)
+        if size > MAX_ANSWER_BYTES:
             raise ProviderProtocol(f"the provider's answer is longer than {MAX_ANSWER_BYTES} bytes")
-    return bytes(raw)
+    return b"".join(raw)

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
-
 from slipway_router.errors import (
     ContentFiltered,
     ProviderAuth,
@@ -18,6 +16,7 @@ from slipway_router.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
+from slipway_router.wire.connections import BrokenOff, TransportFailure
 from slipway_router.wire.text import whole_characters
 
 _MESSAGE_CHARACTERS = 500
@@ -57,11 +56,11 @@ def failure_of_error_object(provider: str, error: Any) -> ProviderFailure:
     return failure_of_status(provider, status, {}, json.dumps({"error": fields}).encode())
 
 
-def failure_of_transport(provider: str, error: httpx.TransportError) -> ProviderFailure:
+def failure_of_transport(provider: str, error: TransportFailure) -> ProviderFailure:
     """The failure that a broken connection stands for."""
-    if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
+    if isinstance(error, BrokenOff):
         return ProviderUnavailable(f"provider {provider} broke off its answer")
-    return ProviderUnavailable(f"provider {provider} cannot be reached ({type(error).__name__})")
+    return ProviderUnavailable(f"provider {provider} cannot be reached ({error})")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
