@@ -107,6 +107,7 @@ class CallRecord:
         """Add what the attempt that has `hold` used."""
         cost = hold.model.price.cost(tokens)
         hold.cost += cost
+        hold.tokens += tokens.prompt + tokens.completion
         self.tokens += tokens
         self.cost += cost
 

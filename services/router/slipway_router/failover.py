@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
+from slipway_chassis.caller import Caller
 from slipway_chassis.deadline import remaining
 from slipway_chassis.errors import SlipwayError
 
@@ -21,7 +22,7 @@ from slipway_router import metrics
 from slipway_router.budgets import BudgetExhausted
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
 from slipway_router.catalogue import Limits, Model
-from slipway_router.eligibility import Candidate, affordable
+from slipway_router.eligibility import Candidate, affordable, output_most
 from slipway_router.errors import (
     BadOutput,
     ContentFiltered,
@@ -34,6 +35,7 @@ from slipway_router.health import Admission, Gate
 from slipway_router.holds import Hold
 from slipway_router.measurements import Measurements
 from slipway_router.routing import Plan
+from slipway_router.throttle import RateLimitReached, Turn
 
 T = TypeVar("T")
 _BACKOFF_SECONDS = 0.25
@@ -53,7 +55,15 @@ class Health(Protocol):
 class Purse(Protocol):
     """Where the money for an attempt comes from, see books."""
 
-    async def reserve(self, record: CallRecord, model: Model, seconds: float) -> Hold: ...
+    async def reserve(self, record: CallRecord, model: Model, seconds: float, *, dispatched: bool = True) -> Hold: ...
+    async def dispatch(self, hold: Hold) -> None: ...
+
+
+class Throttle(Protocol):
+    """How fast models may be asked, see shared_throttle."""
+
+    async def take(self, caller: Caller, model: Model, tokens: int) -> Turn | None: ...
+    async def give_back(self, turn: Turn, *, tokens: int | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -63,6 +73,7 @@ class Underway(Generic[T]):
     candidate: Candidate
     result: T
     hold: Hold
+    turn: Turn | None
     span: Span
     started: float
     probe: bool
@@ -99,6 +110,7 @@ class _Round(Generic[T]):
     failure: ProviderFailure | None = None
     failed: str = ""
     poor: BudgetExhausted | None = None
+    too_fast: RateLimitReached | None = None
     too_small: int = 0
     """The largest context window that the conversation did not fit."""
 
@@ -121,6 +133,8 @@ class _Round(Generic[T]):
             return self.failure
         if self.poor is not None:
             return self.poor
+        if self.too_fast is not None:
+            return self.too_fast
         if self.waits:
             return ModelsCoolingDown(
                 "all models that apply are cooling down after failures", retry_after=min(self.waits)
@@ -131,9 +145,10 @@ class _Round(Generic[T]):
 class Failover:
     """Tries candidates and keeps their health. Every attempt reserves its worst case before anything is sent."""
 
-    def __init__(self, health: Health, purse: Purse, measurements: Measurements) -> None:
+    def __init__(self, health: Health, purse: Purse, throttle: Throttle, measurements: Measurements) -> None:
         self._health = health
         self._purse = purse
+        self._throttle = throttle
         self._measurements = measurements
 
     async def first(
@@ -141,10 +156,10 @@ class Failover:
     ) -> Underway[T]:
         """The first candidate for which `start` returns.
 
-        A failure that another model may not share leads on to the next candidate, and so does a budget that has no
-        room for this one; all attempts are noted in `record`. When none is left, raises the last ProviderFailure;
-        BudgetExhausted when money was wanting, ModelsCoolingDown when none could be tried. `discard` stops what a
-        hedged attempt has begun that another one has outrun.
+        A failure that another model may not share leads on to the next candidate, and so do a budget that has no room
+        for this one and a limit that it has reached; all attempts are noted in `record`. When none is left, raises the
+        last ProviderFailure; BudgetExhausted when money was wanting, RateLimitReached or ModelsCoolingDown when none
+        could be tried. `discard` stops what a hedged attempt has begun that another one has outrun.
         """
         seconds = plan.limits.total_seconds
         left = remaining()
@@ -207,6 +222,9 @@ class Failover:
             except BudgetExhausted as exhausted:
                 tried.poor = exhausted
                 continue
+            except RateLimitReached as reached:
+                tried.too_fast = reached
+                continue
             if attempt is not None:
                 return attempt
         return None
@@ -244,18 +262,18 @@ class Failover:
     async def _try(self, candidate: Candidate, tried: _Round[T], *, probe: bool, hedge: bool) -> Underway[T]:
         model, record, limits = candidate.model, tried.record, tried.plan.limits
         record.candidate = candidate
+        try:
+            turn, hold = await self._admitted(model, tried)
+        except BaseException:
+            if probe:
+                await self._health.released(model.name)
+            raise
         now = asyncio.get_running_loop().time()
         times = AttemptTimes(
             first_token=min(now + limits.first_token_seconds, tried.deadline),
             end=min(now + limits.attempt_seconds, tried.deadline),
             limits=limits,
         )
-        try:
-            hold = await self._purse.reserve(record, model, times.end - now)
-        except BaseException:
-            if probe:
-                await self._health.released(model.name)
-            raise
         span = telemetry.start_span(
             f"{record.operation} {model.upstream}",
             kind=SpanKind.CLIENT,
@@ -267,7 +285,7 @@ class Failover:
                 "slipway.attempt": len(record.attempts) + 1,
             },
         )
-        attempt = Underway[T | None](candidate, None, hold, span, time.monotonic(), probe, hedge)
+        attempt = Underway[T | None](candidate, None, hold, turn, span, time.monotonic(), probe, hedge)
         try:
             result = await tried.start(model, times)
         except ProviderFailure as failure:
@@ -280,13 +298,44 @@ class Failover:
         except BaseException:
             await self.left(attempt, record)
             raise
-        return Underway(candidate, result, hold, span, attempt.started, probe, hedge)
+        return Underway(candidate, result, hold, turn, span, attempt.started, probe, hedge)
+
+    async def _admitted(self, model: Model, tried: _Round[T]) -> tuple[Turn | None, Hold]:
+        """The model's limits and all budgets have room for an attempt, and its turn has come.
+
+        While it waits for its turn its money is reserved, but nothing is owed should this process die.
+        """
+        demand, record, loop = tried.plan.demand, tried.record, asyncio.get_running_loop()
+        turn = await self._throttle.take(record.caller, model, demand.input_estimate + output_most(model, demand))
+        wait = turn.wait if turn else 0
+        hold: Hold | None = None
+        try:
+            left = tried.deadline - loop.time()
+            if wait >= left:
+                raise RateLimitReached(f"{model.name} may not be asked in time", retry_after=wait)
+            seconds = min(wait + tried.plan.limits.attempt_seconds, left)
+            hold = await self._purse.reserve(record, model, seconds, dispatched=not wait)
+            if wait:
+                await asyncio.sleep(wait)
+                await self._purse.dispatch(hold)
+        except BaseException:
+            if hold is not None:
+                hold.ended = True
+            if turn is not None:
+                await self._throttle.give_back(turn, tokens=None)
+            raise
+        return turn, hold
+
+    async def _ended(self, attempt: Underway[Any]) -> None:
+        if attempt.turn is not None:
+            await self._throttle.give_back(attempt.turn, tokens=attempt.hold.tokens)
 
     async def won(self, attempt: Underway[Any], record: CallRecord) -> None:
         """The attempt answered whole."""
         model = attempt.candidate.model
         attempt.span.set_attribute("gen_ai.response.model", record.returned_model)
         self._note(attempt, record, OK, None)
+        await self._ended(attempt)
         await self._health.succeeded(model.name)
 
     async def lost(self, attempt: Underway[Any], record: CallRecord, failure: ProviderFailure) -> None:
@@ -297,6 +346,7 @@ class Failover:
         attempt.span.set_status(Status(StatusCode.ERROR, failure.reason))
         attempt.span.set_attribute("error.type", failure.reason)
         self._note(attempt, record, failure.reason, failure.status)
+        await self._ended(attempt)
         if failure.unhealthy or isinstance(failure, BadOutput):
             self._measurements.failed(model.name)
         if failure.unhealthy:
@@ -310,6 +360,7 @@ class Failover:
         estimate."""
         record.spend_estimate(attempt.hold)
         self._note(attempt, record, CANCELLED, None)
+        await self._ended(attempt)
         if attempt.probe:
             await self._health.released(attempt.candidate.model.name)
 

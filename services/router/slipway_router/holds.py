@@ -13,13 +13,14 @@ from slipway_router.catalogue import Model
 class Hold:
     """The money of one attempt at one model.
 
-    `worst` dollars are reserved before anything is sent; `cost` is what is known to be used so far. An attempt that
-    failed for nothing costs nothing: its hold is released.
+    `worst` dollars are reserved before anything is sent; `cost` and `tokens` are what is known to be used so far. An
+    attempt that failed for nothing costs nothing: its hold is released.
     """
 
     model: Model
     worst: Decimal
     cost: Decimal = Decimal(0)
+    tokens: int = 0
     ended: bool = False
     """The attempt is over: `cost` will not change."""
     passed_on: bool = False

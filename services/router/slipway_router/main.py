@@ -36,6 +36,7 @@ from slipway_router.secrets_file import SecretsInvalid
 from slipway_router.servicer import RouterServicer
 from slipway_router.settings import RouterSettings
 from slipway_router.shared_health import SharedHealth
+from slipway_router.shared_throttle import SharedThrottle
 from slipway_router.sticky import StickySessions
 from slipway_router.store import UsageStore
 from slipway_router.wire.pool import WirePool
@@ -70,7 +71,7 @@ async def serve(settings: RouterSettings) -> None:
     policy = PolicyEngine(settings.policy_dir)
     health = SharedHealth(redis)
     measurements = Measurements()
-    failover = Failover(health, books, measurements)
+    failover = Failover(health, books, SharedThrottle(redis), measurements)
     accounts = Accounts(books, failover)
     calls = ModelCalls(
         catalogue=catalogue.current,

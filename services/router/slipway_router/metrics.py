@@ -65,3 +65,12 @@ soft_limits = Counter("slipway_router_soft_limits", "Soft limits of budgets that
 budget_refusals = Counter(
     "slipway_router_budget_refusals", "Attempts that no budget had room for, by scope", ["scope"], registry=registry
 )
+throttled = Counter(
+    "slipway_router_throttled",
+    "Calls that the limits of a model made wait for their turn, or refused",
+    ["model", "outcome"],
+    registry=registry,
+)
+throttle_degraded = Gauge(
+    "slipway_router_throttle_degraded", "1 while limits are per replica because Redis is away", registry=registry
+)

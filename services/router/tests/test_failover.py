@@ -206,8 +206,9 @@ async def test_what_a_failed_attempt_used_is_paid(client):
 
 
 async def test_what_failed_attempts_cost_counts_against_the_ceiling(client, provider):
-    # An attempt costs at most 0.0022 dollars; the first one, which fails, reports 0.00005.
-    ceiling = Money(currency_code="USD", nanos=2_200_000)
+    # An attempt costs at most 0.003224 dollars, 0.001024 of it for tools on offer; the first one, which fails, reports
+    # 0.00005.
+    ceiling = Money(currency_code="USD", nanos=3_224_000)
     with pytest.raises(SlipwayError) as caught:
         await client.chat("ceiling", tools_json=TOOLS, max_cost=ceiling, text="x" * 73, max_tokens=100)
     assert caught.value.reason == "PROVIDER_TOOL_CALL_MALFORMED"
