@@ -595,6 +595,7 @@ class StreamStarted(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model id that the provider returned."""
     catalogue_model: _builtins.str
@@ -603,6 +604,8 @@ class StreamStarted(_message.Message):
     """Attempts made so far, this one included."""
     request_id: _builtins.str
     """Id of the request."""
+    cached: _builtins.bool
+    """True when the answer comes from the tenant's cache: nothing is bought."""
     @_builtins.property
     def routing(self) -> Global___Routing:
         """How the model was chosen."""
@@ -615,10 +618,11 @@ class StreamStarted(_message.Message):
         attempts: _builtins.int = ...,
         request_id: _builtins.str = ...,
         routing: Global___Routing | None = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["routing", b"routing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "catalogue_model", b"catalogue_model", "model", b"model", "request_id", b"request_id", "routing", b"routing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cached", b"cached", "catalogue_model", b"catalogue_model", "model", b"model", "request_id", b"request_id", "routing", b"routing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
