@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 from router_bench.litellm_proxy import litellm_proxy
-from router_bench.load import Door, Streams, streams, wrk
+from router_bench.load import Door, Streams, first_answer, streams, wrk
 from router_bench.provider import nginx
 from router_bench.slipway import slipway
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
@@ -115,7 +115,9 @@ class Bench:
     def turns(self, clients: int) -> dict[str, list[Measured]]:
         """Rounds of one run by each arm."""
         for arm in self._arms.values():
-            self.load(arm, clients, 1)
+            # The first request of a process loads and connects what it needs.
+            first_answer(arm.door, "whole")
+            self.load(arm, clients, 2)
         runs: dict[str, list[Measured]] = {name: [] for name in self._arms}
         for _ in range(self._rounds):
             for name, arm in self._arms.items():

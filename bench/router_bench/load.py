@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httptools
+import httpx
 from slipway_testkit.servers.process import ServerUnavailable
 
 from router_bench.provider import DELTAS, PACE
@@ -64,6 +65,12 @@ def body(model: str, *, stream: bool = False) -> str:
         "temperature": 0.2,
     }
     return json.dumps(request | ({"stream": True} if stream else {}))
+
+
+def first_answer(door: Door, model: str) -> None:
+    """One request, however long it takes."""
+    headers = {"authorization": f"Bearer {door.key}", "content-type": "application/json"}
+    httpx.post(f"{door.url}/chat/completions", content=body(model), headers=headers, timeout=60).raise_for_status()
 
 
 def wrk(door: Door, model: str, *, clients: int, seconds: float, cpu: int, folder: Path) -> Whole:
