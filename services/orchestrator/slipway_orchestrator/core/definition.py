@@ -3,9 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
+
+if TYPE_CHECKING:
+    from slipway_orchestrator.core.loop.agent import Loop
+    from slipway_orchestrator.core.loop.conversation import Sent
 
 OnExpiry = Literal["reject", "fail"]
 OnLimit = Literal["fail", "pause"]
@@ -205,7 +209,62 @@ class Wait:
     """Seconds after which a wait for a signal fails; None: with the run's wall time."""
 
 
-Call = Retrieve | ModelCall | ToolCall | Approval | SetValue | Parallel | Map | Branch | AgentCall | Wait
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of a loop: the model answers, or asks for calls. Output: `{text, tool_calls, model, finish_reason}`."""
+
+    number: int
+    sent: "Sent"
+    """The conversation that the model is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The beginning of a loop's conversation is summed up by the model. Output: `{text}`."""
+
+    through: int
+    """Position of the first message that the summary leaves as it is."""
+    text: str
+    """What is to be summed up."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was said on the run's session before. Output: `{messages}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """What was asked and answered is added to the run's session. Output: `{added}`."""
+
+    messages: tuple[Mapping[str, JsonValue], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """A call of a model that cannot be made: the model is told why."""
+
+    code: str
+    message: str
+
+
+Call = (
+    Retrieve
+    | ModelCall
+    | ToolCall
+    | Approval
+    | SetValue
+    | Parallel
+    | Map
+    | Branch
+    | AgentCall
+    | Wait
+    | Turn
+    | Summary
+    | History
+    | Remember
+    | RefusedCall
+)
 
 STEP_TYPES: Mapping[type, str] = {
     Retrieve: "retrieve",
@@ -218,7 +277,14 @@ STEP_TYPES: Mapping[type, str] = {
     Branch: "branch",
     AgentCall: "agent",
     Wait: "wait",
+    Turn: "model",
+    Summary: "summary",
+    History: "history",
+    Remember: "remember",
+    RefusedCall: "tool",
 }
+ASKS_MODEL = (ModelCall, Turn, Summary)
+"""Steps that use tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +301,8 @@ class Step:
     """Seconds that one attempt may take."""
     named: bool = True
     """Whether the definition gives it its id."""
+    literal: bool = False
+    """Its values are as a model gave them: nothing in them is an expression."""
 
     @property
     def type(self) -> str:
@@ -262,7 +330,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A workflow agent."""
+    """An agent: a workflow of `steps` that come to `result`, or a `loop`."""
 
     name: str
     description: str
@@ -279,6 +347,8 @@ class Definition:
     scheduling: Scheduling = Scheduling()
     loop_detection: LoopDetection | None = None
     """None: as `on_limit`, and no more than the type of agent always looks for."""
+    loop: "Loop | None" = None
+    """None: a workflow."""
 
     def walk(self) -> Iterator[Step]:
         """All steps, each before those within it, in the order of the text."""
@@ -295,7 +365,8 @@ class Definition:
     def journal_version(self) -> int:
         """The version of the journal that a worker must know to run this: 1 if release 1 could read it."""
         plain = (
-            self.limits.on_limit == "fail"
+            self.loop is None
+            and self.limits.on_limit == "fail"
             and self.loop_detection is None
             and self.escalation == Escalation()
             and self.session == Session()

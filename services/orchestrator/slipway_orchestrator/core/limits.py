@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from slipway_orchestrator.core.actions import Tree
-from slipway_orchestrator.core.definition import Definition, Limits, ModelCall, Step
+from slipway_orchestrator.core.definition import ASKS_MODEL, Definition, Limits, Step
 from slipway_orchestrator.core.events import Event, LoopDetected, RaisedLimits, RunFailed, RunPaused
 from slipway_orchestrator.core.progress import Loop
 from slipway_orchestrator.core.state import CONTAINERS, RunState
@@ -90,7 +90,7 @@ def forbids_start(
     if tree is not None and tree.totals.steps + begun >= tree.steps:
         message = f"all runs of the tree may start {tree.steps} steps"
         return Reached("LIMIT_STEPS", message, {"limit": tree.steps}, key)
-    if isinstance(step.call, ModelCall):
+    if isinstance(step.call, ASKS_MODEL):
         return _spent(state, limits, key, tree)
     return None
 

@@ -91,6 +91,8 @@ class StepState:
     """Code and message of the last failure."""
     handler: str | None = None
     """Where the sequence goes on after an error, if not at the next step."""
+    stdout: str | None = None
+    stderr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ def _skipped(state: RunState, _time: datetime, event: StepSkipped) -> None:
 def _completed(state: RunState, _time: datetime, event: StepCompleted) -> None:
     step = _step(state, event.step_id)
     step.phase, step.output = Phase.COMPLETED, event.output
+    step.stdout, step.stderr = event.stdout, event.stderr
     if event.type == "wait":
         _take_signal(state, step, event)
     elif event.type == "tool":
@@ -299,6 +302,7 @@ def _in_doubt(state: RunState, _time: datetime, event: StepUncertain) -> None:
 def _failed(state: RunState, _time: datetime, event: StepFailed) -> None:
     step = _step(state, event.step_id)
     step.error, step.handler = (event.code, event.message), event.handler
+    step.stdout, step.stderr = event.stdout, event.stderr
     if event.escalated:
         step.phase = Phase.ESCALATED
         if event.performed:

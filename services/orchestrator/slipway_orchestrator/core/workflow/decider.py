@@ -4,7 +4,7 @@ What is finished is passed by once and then remembered (`RunState.cursors`), so 
 are open steps, however many came before. The cursors follow from the journal: a state without them decides the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -58,7 +58,7 @@ class Workflow:
             cancelled = RunCancelled(state.cancel.by, state.cancel.reason)
             return (Stop(state.cancel.force), Append((cancelled,)))
         limits = limits_of(state, self._definition)
-        walk = _Walk(self._definition, state, now, limits, tree)
+        walk = _Walk(self._definition, self.steps(state), state, now, limits, tree)
         if state.paused is not None:
             return _paused(walk, state)
         if state.fatal is not None:
@@ -69,7 +69,18 @@ class Workflow:
         reached = circling(state, self._definition)
         if reached is not None:
             return walk.reached(reached, _on_loop(self._definition) == "pause")
-        return walk.all()
+        actions = walk.all()
+        return self.end(state) if actions == (Conclude(),) else actions
+
+    def steps(self, state: RunState) -> Sequence[Step]:
+        """The steps of a run so far; they may grow at their end."""
+        del state
+        return self._definition.steps
+
+    def end(self, state: RunState) -> tuple[Action, ...]:
+        """What follows when all steps are finished."""
+        del state
+        return (Conclude(),)
 
 
 def _on_loop(definition: Definition) -> str:
@@ -113,9 +124,16 @@ class _Walk:
     """One decision."""
 
     def __init__(
-        self, definition: Definition, state: RunState, now: datetime, limits: Limits, tree: Tree | None
+        self,
+        definition: Definition,
+        steps: Sequence[Step],
+        state: RunState,
+        now: datetime,
+        limits: Limits,
+        tree: Tree | None,
     ) -> None:
         self._definition = definition
+        self._steps = steps
         self._state = state
         self._now = now
         self._limits = limits
@@ -132,7 +150,7 @@ class _Walk:
 
     def all(self) -> tuple[Action, ...]:
         """Everything that may go on."""
-        outcome = self._sequence(self._definition.steps, "", ())
+        outcome = self._sequence(self._steps, "", ())
         if isinstance(outcome, _Failed):
             origin = failing_step(self._state, outcome.at)
             return self.end(RunFailed(*outcome.error, origin))
@@ -157,7 +175,7 @@ class _Walk:
         self._events.clear()
         self._waits.clear()
         self._draining = True
-        self._sequence(self._definition.steps, "", ())
+        self._sequence(self._steps, "", ())
         return tuple(action for action in self._actions if isinstance(action, Perform))
 
     def _reached_at_start(self, reached: Reached) -> tuple[Action, ...]:
@@ -181,7 +199,7 @@ class _Walk:
             return Park(RunWaiting(state, first), first or PAUSED_UNTIL)
         return Park(RunWaiting(state, first), deadline if first is None else min(first, deadline))
 
-    def _sequence(self, steps: tuple[Step, ...], suffix: str, indices: tuple[int, ...], name: str = "") -> _Outcome:
+    def _sequence(self, steps: Sequence[Step], suffix: str, indices: tuple[int, ...], name: str = "") -> _Outcome:
         """Steps one after the other; `name` is the key under which the way through them is remembered."""
         cursors, states = self._state.cursors, self._state.steps
         position: int = cursors.get(name, 0)
@@ -341,7 +359,7 @@ def _steps_within(step: Step) -> Iterator[Step]:
             yield from _steps_within(child)
 
 
-def _position(steps: tuple[Step, ...], step_id: str, after: int) -> int:
+def _position(steps: Sequence[Step], step_id: str, after: int) -> int:
     for position in range(after + 1, len(steps)):
         if steps[position].step_id == step_id:
             return position

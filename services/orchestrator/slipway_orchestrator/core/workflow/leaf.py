@@ -5,7 +5,20 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from slipway_orchestrator.core.actions import Action, Append, Ask, Begin, Instance, Perform, Spawn
-from slipway_orchestrator.core.definition import AgentCall, Approval, Gate, ModelCall, Retrieve, Step, ToolCall, Wait
+from slipway_orchestrator.core.definition import (
+    AgentCall,
+    Approval,
+    Gate,
+    History,
+    ModelCall,
+    Remember,
+    Retrieve,
+    Step,
+    Summary,
+    ToolCall,
+    Turn,
+    Wait,
+)
 from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalReminded,
@@ -18,7 +31,7 @@ from slipway_orchestrator.core.outcomes import failed
 from slipway_orchestrator.core.state import Phase, RunState, StepState
 
 IN_DOUBT = "nobody knows whether it happened: approve to do it again, respond with what came of it, or reject"
-EFFECTS = (Retrieve, ModelCall, ToolCall)
+EFFECTS = (Retrieve, ModelCall, ToolCall, Turn, Summary, History, Remember)
 """Steps that executors perform."""
 
 

@@ -1,0 +1,1 @@
+"""Loop agents: the model chooses tools until it is done."""
