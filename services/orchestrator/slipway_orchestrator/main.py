@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
-from slipway.runs.v1 import runs_pb2, runs_pb2_grpc
+from slipway.runs.v1 import runs_pb2, runs_pb2_grpc, schedules_pb2, schedules_pb2_grpc
 from slipway_chassis import telemetry
 from slipway_chassis.bus import Bus, open_bus
 from slipway_chassis.crypto import SubjectKeys
@@ -21,7 +21,7 @@ from slipway_chassis.postgres import close_pool, migrate, open_pool, transaction
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
-from slipway_chassis.tokens import ServiceTokenSource
+from slipway_chassis.tokens import CallerTokenVerifier, ServiceTokenSource
 
 from slipway_orchestrator.deciding import ApprovalDesk
 from slipway_orchestrator.expressions.evaluation import Evaluator
@@ -32,8 +32,10 @@ from slipway_orchestrator.launching import Launcher
 from slipway_orchestrator.once import Transaction
 from slipway_orchestrator.peers import CallersCatalogue, Peers
 from slipway_orchestrator.registry import AgentRegistry
+from slipway_orchestrator.scheduling import ScheduleDesk
 from slipway_orchestrator.servicer_agents import AgentsServicer
 from slipway_orchestrator.servicer_runs import RunsServicer
+from slipway_orchestrator.servicer_schedules import SchedulesServicer
 from slipway_orchestrator.settings import OrchestratorSettings
 from slipway_orchestrator.starting import RunDesk
 from slipway_orchestrator.steering import SteeringDesk
@@ -44,12 +46,14 @@ from slipway_orchestrator.store.excerpts import Excerpts
 from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.leases import Leases
 from slipway_orchestrator.store.runs import RunStore
+from slipway_orchestrator.store.schedules import ScheduleStore
 from slipway_orchestrator.store.suspensions import SuspensionStore
 from slipway_orchestrator.store.tree import RunTree
 from slipway_orchestrator.watching import Watcher
 from slipway_orchestrator.worker.announcing import Announcer
 from slipway_orchestrator.worker.claiming import Worker
 from slipway_orchestrator.worker.crash import CrashPoints
+from slipway_orchestrator.worker.firing import Scheduler
 from slipway_orchestrator.worker.grants import RunTokens
 from slipway_orchestrator.worker.held import Tools
 from slipway_orchestrator.worker.performing import Performer
@@ -131,11 +135,15 @@ async def serve_api(settings: OrchestratorSettings) -> None:
     switch = KillSwitch(parts.transaction, suspensions, parts.agents, parts.runs, parts.policy, parts.evidence)
     approvals = ApprovalDesk(parts.transaction, parts.approvals, parts.runs, parts.policy, parts.evidence)
 
+    schedules = ScheduleDesk(parts.transaction, ScheduleStore(parts.keys), parts.agents, parts.policy, parts.evidence)
+
     def servicers(server: grpc.aio.Server) -> Sequence[str]:
         agents_pb2_grpc.add_AgentsServiceServicer_to_server(AgentsServicer(registry, switch), server)
         watcher = Watcher(desk, parts.bus)
         runs_pb2_grpc.add_RunsServiceServicer_to_server(RunsServicer(desk, steering, forks, approvals, watcher), server)
+        schedules_pb2_grpc.add_SchedulesServiceServicer_to_server(SchedulesServicer(schedules), server)
         return [
+            schedules_pb2.DESCRIPTOR.services_by_name["SchedulesService"].full_name,
             agents_pb2.DESCRIPTOR.services_by_name["AgentsService"].full_name,
             runs_pb2.DESCRIPTOR.services_by_name["RunsService"].full_name,
         ]
@@ -155,7 +163,11 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
     telemetry.setup("orchestrator-worker", settings.otlp_endpoint, settings.log_level)
     parts = await Parts.open(settings)
     secret = settings.service_secret.get_secret_value()
-    tokens = RunTokens(settings.identity_target, ServiceTokenSource(settings.identity_target, "orchestrator", secret))
+    tokens = RunTokens(
+        settings.identity_target,
+        ServiceTokenSource(settings.identity_target, "orchestrator", secret),
+        CallerTokenVerifier(settings.caller_jwks_file),
+    )
     owner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
     leases = Leases(
         parts.pool,
@@ -181,6 +193,16 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
     )
     worker = Worker(tools, leases, parts.bus, concurrency=settings.concurrency, sweep_seconds=settings.sweep_seconds)
 
+    scheduler = Scheduler(
+        parts.transaction,
+        ScheduleStore(parts.keys),
+        parts.runs,
+        Launcher(parts.runs, parts.agents, parts.journal, SuspensionStore(), parts.policy),
+        tokens,
+        parts.evidence,
+        look_seconds=settings.sweep_seconds,
+    )
+
     async def stop() -> None:
         await process.close()
         await tokens.close()
@@ -196,6 +218,7 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
             "inboxes": worker.listen,
             "announcer": announcer.run,
             "metrics": worker.measure,
+            "schedules": scheduler.run,
             "outbox": parts.outbox.relay,
         },
         readiness={"database": parts.database_answers},

@@ -145,11 +145,12 @@ class AgentsServicer(agents_pb2_grpc.AgentsServiceServicer):
 def request_key(method: str, request: Message, request_id: str) -> RequestKey:
     """The idempotency key of a request: the same only for the same message.
 
-    A run grant is new with each request and says nothing of what is asked for; it does not count.
+    A grant is new with each request and says nothing of what is asked for; it does not count.
     """
     counted = type(request)()
     counted.CopyFrom(request)
-    if "run_grant" in counted.DESCRIPTOR.fields_by_name:
-        counted.ClearField("run_grant")
+    for name in counted.DESCRIPTOR.fields_by_name:
+        if name in ("run_grant", "schedule_grant"):
+            counted.ClearField(name)
     fingerprint = hashlib.sha256(counted.SerializeToString(deterministic=True)).digest()
     return RequestKey(method, request_id, fingerprint)

@@ -36,6 +36,10 @@ class GrantRevoked(PermissionDenied):
     reason = "GRANT_REVOKED"
 
 
+class SubjectDisabled(PermissionDenied):
+    reason = "SUBJECT_DISABLED"
+
+
 class ModelUnknown(NotFound):
     reason = "MODEL_UNKNOWN"
 
@@ -61,6 +65,7 @@ class World:
     tool: Callable[[str, Any, int], Awaitable[Any]] | None = None
     """Behaviour of the tools: name, arguments and attempt to output; may raise."""
     revoked: bool = False
+    disabled: bool = False
     away: set[str] = field(default_factory=set)
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -197,6 +202,16 @@ class Identity(identity_pb2_grpc.IdentityServiceServicer):
         subject, tenant, agent = request.run_grant.split("/")
         token = self.signing.token(subject, tenant, act=f"{agent}@{request.version}", run_id=request.run_id)
         return identity_pb2.ExchangeRunGrantResponse(token=token, expire_time=_soon())
+
+    async def IssueScheduledRunGrant(self, request: Any, context: Any) -> Any:
+        if "identity" in self.world.away:
+            raise Unavailable("away")
+        if self.world.disabled:
+            raise SubjectDisabled("alice is disabled or no longer exists")
+        subject, tenant, agent = request.schedule_grant.split("/")
+        assert agent == request.agent
+        token = self.signing.token(subject, tenant, ["developer", "operator"])
+        return identity_pb2.IssueScheduledRunGrantResponse(run_grant=request.schedule_grant, token=token)
 
 
 def _soon() -> Timestamp:

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
-from slipway.runs.v1 import runs_pb2, runs_pb2_grpc
+from slipway.runs.v1 import runs_pb2, runs_pb2_grpc, schedules_pb2_grpc
 from slipway_chassis.channel import connect, invoke, stream
 
 TERMINAL = ("run.succeeded", "run.failed", "run.cancelled")
@@ -86,6 +86,7 @@ class Stack:
             self.channel = connect(f"127.0.0.1:{started.grpc_port}")
             self.agents = agents_pb2_grpc.AgentsServiceStub(self.channel)
             self.runs = runs_pb2_grpc.RunsServiceStub(self.channel)
+            self.schedules = schedules_pb2_grpc.SchedulesServiceStub(self.channel)
         return started
 
     async def worker(self, **environment: str) -> Process:
