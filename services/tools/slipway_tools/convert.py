@@ -178,7 +178,33 @@ def answer(source: Answer) -> tools_pb2.InvokeToolResponse:
         )
         if failure.retry_after is not None:
             message.error.retry_after.CopyFrom(duration(failure.retry_after))
+    if facts := result.facts:
+        _sandbox_facts(message, facts)
     return message
+
+
+def _sandbox_facts(message: tools_pb2.InvokeToolResponse, facts: SandboxFacts) -> None:
+    for file in facts.files:
+        message.files.add(
+            name=file.name,
+            file_id=file.file_id,
+            content_type=file.content_type,
+            size_bytes=file.size,
+            digest=f"sha256:{file.sha256}",
+        )
+    usage = facts.usage
+    message.usage.CopyFrom(
+        tools_pb2.SandboxUsage(
+            cpu_ms=usage.cpu_ms, peak_memory_bytes=usage.peak_memory, egress_requests=usage.egress_requests
+        )
+    )
+    if session := facts.session:
+        message.session.session = session.name
+        message.session.created = session.created
+        message.session.expire_time.FromJsonString(session.expire_time)
+        message.session.free_bytes = session.free_bytes
+        for name, size in session.files:
+            message.session.files.add(name=name, size_bytes=size)
 
 
 def duration(seconds: float) -> Duration:

@@ -214,8 +214,9 @@ class Invoker:
         declaration = tool.declaration
         match declaration.kind:
             case "builtin":
-                call = python_tool.read_arguments(arguments, self._limits)
-                return await self._sandboxes.python().call(call, self._fetch)
+                call = python_tool.read_arguments(declaration.name, arguments, self._limits)
+                run_id = effect.key.partition("/")[0] if effect else ""
+                return await self._sandboxes.python().call(call, self._fetch, run_id=run_id)
             case "python" | "shell":
                 return await self._sandboxed.call(declaration, arguments)
             case "mcp":

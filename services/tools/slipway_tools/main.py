@@ -14,6 +14,9 @@ from slipway_chassis.settings import load_settings
 
 from slipway_tools import python_tool
 from slipway_tools.address import AllowList
+from slipway_tools.egress.link import Egress, EgressLog
+from slipway_tools.egress.proxy import Proxy
+from slipway_tools.egress.rules import EgressRules
 from slipway_tools.gate import Gate
 from slipway_tools.http_tool import HttpCaller
 from slipway_tools.invocation import Invoker
@@ -44,14 +47,19 @@ async def serve(settings: ToolsSettings) -> None:
     outbox = Outbox(pool, bus, keys)
     evidence = Evidence("tools", outbox)
     ledger = EffectLedger(pool, keys)
-    limits = settings.limits
-    python = dataclasses.replace(python_tool.declaration(limits), regions=tuple(sorted(settings.regions)))
+    limits, choice = settings.limits, settings.choice
+    regions = tuple(sorted(settings.regions))
+    builtin = {
+        name: dataclasses.replace(declaration, regions=regions)
+        for name, declaration in python_tool.declarations(limits, choice.libraries()).items()
+    }
     allowed = AllowList.parse(settings.http_allow)
     http = HttpCaller(allowed, secrets)
     policy = PolicyEngine(settings.policy_dir)
     files = MemoryFiles(settings.memory_target)
-    sandboxes = Sandboxes(settings.state_dir, limits, slots=settings.sandbox_slots, queue=settings.sandbox_queue)
-    registry = Registry(pool, policy, evidence, http, {python.name: python})
+    egress = Egress(EgressRules(settings.egress_file), Proxy(allowed, secrets), EgressLog(pool, evidence))
+    sandboxes = Sandboxes(choice, files, egress)
+    registry = Registry(pool, policy, evidence, http, builtin)
     http_peer = HttpPeer(allowed, secrets)
     servers = McpServers(
         pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}

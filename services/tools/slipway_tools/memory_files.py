@@ -1,5 +1,6 @@
 """Files of calls, from the memory service, with the access of whoever makes the call."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
@@ -8,6 +9,7 @@ from slipway_chassis.caller import current_token
 from slipway_chassis.errors import InvalidArgument
 
 _SECONDS = 60.0
+_PART = 1 << 16
 
 
 class FileTooLarge(InvalidArgument):
@@ -37,6 +39,26 @@ class MemoryFiles:
                     )
         return bytes(content)
 
+    async def store(self, name: str, content: bytes, content_type: str) -> str:
+        """Keep a file for this caller; its id. Raises what the memory service raises for them."""
+
+        async def parts() -> AsyncGenerator[memory_pb2.UploadFileRequest]:
+            description = memory_pb2.FileDescription(filename=_filename(name), content_type=content_type)
+            yield memory_pb2.UploadFileRequest(description=description)
+            for start in range(0, len(content), _PART):
+                yield memory_pb2.UploadFileRequest(data=content[start : start + _PART])
+            yield memory_pb2.UploadFileRequest(end=memory_pb2.UploadEnd(size_bytes=len(content)))
+
+        response: memory_pb2.UploadFileResponse = await channel.invoke(
+            self._stub.UploadFile, parts(), token=current_token(), timeout=_SECONDS
+        )
+        return response.file.file_id
+
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
+
+
+def _filename(name: str) -> str:
+    """The last part of a path: files have names of 1 to 200 characters without `/`."""
+    return name.rpartition("/")[2][-200:]

@@ -1,58 +1,90 @@
-"""The builtin tool `python`: a program in the sandbox, with files in and `result.json` out."""
+"""The builtin tools that run programs: `python`, `shell` and `node`, with files in, and `result.json` and files out."""
 
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from slipway_chassis.caller import current_caller
 from slipway_chassis.errors import FieldViolation
 from slipway_chassis.ids import is_id
 
-from slipway_tools import jsontext
+from slipway_tools import left_files, outcome_result
+from slipway_tools.egress.link import Egress
 from slipway_tools.errors import InvalidToolArguments
-from slipway_tools.result import ToolFailure, ToolResult
-from slipway_tools.sandbox.launch import Outcome, Program
+from slipway_tools.left_files import FileStore
+from slipway_tools.result import SandboxFacts, SessionView, StoredFile, ToolResult, Usage
 from slipway_tools.sandbox.limits import Limits
-from slipway_tools.sandbox.pool import SandboxPool
+from slipway_tools.sandbox.metrics import LIMITS_REACHED
+from slipway_tools.sandbox.pool import SandboxPool, SessionState
+from slipway_tools.sandbox.program import Outcome, Program, Runtime
+from slipway_tools.sandbox.sessions import SessionKey
 from slipway_tools.tool import Declaration
 
 DEFAULT_SECONDS = 30.0
-_RESERVED = frozenset({"main.py", "result.json", ".stdin"})
+_RESERVED = frozenset({"main.py", "main.sh", "main.js", "result.json", ".stdin"})
 _SEGMENT = re.compile(r"[^/\x00-\x1f\x7f]{1,100}")
 _LOOKS_LIKE_ID = re.compile(r"file_[0-9A-Za-z]+")
 
-_DESCRIPTION = """Runs a Python program in a sandbox: the standard library, no network, files of this call only.
+_WHAT: dict[Runtime, str] = {
+    "python": "Runs a Python program in a sandbox: {libraries}",
+    "shell": "Runs a bash script in a sandbox, with coreutils, grep, sed, awk, find and tar",
+    "node": "Runs a JavaScript program with Node.js in a sandbox: its own modules",
+}
+_DESCRIPTION = """{what}; no network unless the platform allows it.
 The program finds `files` in its working directory and leaves its output as JSON in `result.json` there; what it prints
-is returned apart. Nothing remains after the call."""
+is returned apart. Files that `outputs` names, and pictures (PNG, SVG), are stored and returned by id. Without `session`
+nothing remains after the call; with one, the next call of the run that names it finds the same working directory."""
 
 
-def declaration(limits: Limits) -> Declaration:
-    """The declaration of `python` under `limits`."""
+def declarations(limits: Limits, runtimes: Mapping[Runtime, str]) -> dict[str, Declaration]:
+    """The declarations of the builtin tools by name; `runtimes` by name with what libraries they have, for people."""
+    return {name: _declaration(name, libraries, limits) for name, libraries in runtimes.items()}
+
+
+def _declaration(runtime: Runtime, libraries: str, limits: Limits) -> Declaration:
+    properties: dict[str, Any] = {
+        "code": {"type": "string", "minLength": 1, "description": "The program's source"},
+        "files": {
+            "type": "object",
+            "maxProperties": 64,
+            "additionalProperties": {"type": "string"},
+            "description": "Files by name: the id of an uploaded file (file_…), or the content itself as text",
+        },
+        "stdin": {"type": "string", "description": "Standard input"},
+        "timeout_seconds": {
+            "type": "number",
+            "minimum": 0.1,
+            "maximum": limits.max_seconds,
+            "description": f"Most time it may take, {DEFAULT_SECONDS:g} s unless given",
+        },
+        "outputs": {
+            "type": "array",
+            "maxItems": 32,
+            "items": {"type": "string", "minLength": 1, "maxLength": 200},
+            "description": "Files to return: names, or patterns with * and ?; each must match a file that it leaves",
+        },
+        "session": {
+            "type": "string",
+            "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$",
+            "description": "Keeps the working directory for the next call of this run that gives the same name",
+        },
+    }
+    if runtime == "python":
+        properties["keep_state"] = {
+            "type": "boolean",
+            "description": "With `session`: variables and imports stay too, as in a notebook",
+        }
     return Declaration(
-        name="python",
+        name=runtime,
         kind="builtin",
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.format(what=_WHAT[runtime].format(libraries=libraries)),
         input_schema={
             "type": "object",
             "required": ["code"],
             "additionalProperties": False,
-            "properties": {
-                "code": {"type": "string", "minLength": 1, "description": "The program's source"},
-                "files": {
-                    "type": "object",
-                    "maxProperties": 64,
-                    "additionalProperties": {"type": "string"},
-                    "description": "Files by name: the id of an uploaded file (file_…), or the content itself as text",
-                },
-                "stdin": {"type": "string", "description": "Standard input"},
-                "timeout_seconds": {
-                    "type": "number",
-                    "minimum": 0.1,
-                    "maximum": limits.max_seconds,
-                    "description": f"Most time it may take, {DEFAULT_SECONDS:g} s unless given",
-                },
-            },
+            "properties": properties,
         },
         output_schema=None,
         idempotent=True,
@@ -61,25 +93,36 @@ def declaration(limits: Limits) -> Declaration:
 
 @dataclass(frozen=True)
 class PythonCall:
-    """A call's arguments, with files that are in the arguments and ids of those to fetch apart."""
+    """A call's arguments, with files that are in the arguments and ids of those to fetch apart.
+
+    `session` empty: a workspace of its own. `tool` is the name that egress rules go by.
+    """
 
     code: str
     stdin: str
     seconds: float
     inline: dict[str, str]
     fetched: dict[str, str]
+    runtime: Runtime = "python"
+    outputs: tuple[str, ...] = ()
+    session: str = ""
+    keep: bool = False
+    tool: str = "python"
 
 
 # Fetches a file by id, at most so many bytes, with the caller's own access.
 FetchFile = Callable[[str, int], Awaitable[bytes]]
 
 
-def read_arguments(arguments: dict[str, Any], limits: Limits) -> PythonCall:
-    """Read validated arguments; raises InvalidToolArguments for file names and ids that can't be."""
+def read_arguments(tool: str, arguments: dict[str, Any], limits: Limits) -> PythonCall:
+    """Read validated arguments of a builtin tool; raises InvalidToolArguments for file names and ids that can't be."""
     files: dict[str, str] = arguments.get("files", {})
     faults = file_faults(files)
     if faults:
         raise InvalidToolArguments("the files can't be put into the sandbox", violations=faults)
+    session, keep = arguments.get("session", ""), bool(arguments.get("keep_state", False))
+    if keep and not session:
+        raise InvalidToolArguments("keep_state needs a session", field="/keep_state")
     inline, fetched = split_files(files)
     return PythonCall(
         code=arguments["code"],
@@ -87,6 +130,11 @@ def read_arguments(arguments: dict[str, Any], limits: Limits) -> PythonCall:
         seconds=float(arguments.get("timeout_seconds", min(DEFAULT_SECONDS, limits.max_seconds))),
         inline=inline,
         fetched=fetched,
+        runtime=cast("Runtime", tool),
+        outputs=tuple(arguments.get("outputs", ())),
+        session=session,
+        keep=keep,
+        tool=tool,
     )
 
 
@@ -112,89 +160,107 @@ def split_files(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
 
 
 class PythonTool:
-    """Runs calls of `python`."""
+    """Runs programs: calls of the builtin tools, and of what is built on them."""
 
-    def __init__(self, pool: SandboxPool, limits: Limits) -> None:
+    def __init__(self, pool: SandboxPool, limits: Limits, store: FileStore, egress: Egress) -> None:
         self._pool = pool
         self._limits = limits
+        self._store = store
+        self._egress = egress
 
-    async def call(self, call: PythonCall, fetch: FetchFile) -> ToolResult:
-        """Fetch the files, run the program, read its result.
+    async def call(self, call: PythonCall, fetch: FetchFile, *, run_id: str = "") -> ToolResult:
+        """Fetch the files, run the program, read its result, store what it left. `run_id`: whose session it is.
 
         Raises:
-            SandboxUnavailable, QueueFull, InvalidToolArguments: nothing was run; so do the errors of `fetch`.
+            SandboxUnavailable, QueueFull, TenantLimit, InvalidToolArguments: nothing was run; so do the errors of
+                `fetch`.
         """
+        caller = current_caller()
         contents = {name: text.encode() for name, text in call.inline.items()}
-        async with self._pool.reserve() as run:
+        run_id = run_id or caller.run_id or ""
+        key = SessionKey(caller.tenant, caller.subject, run_id, call.session) if call.session else None
+        dealings = self._egress.call(caller, call.tool, run_id)
+        network = self._egress.network(dealings) if dealings else None
+        async with self._pool.reserve(caller.tenant, session=key, network=network) as run:
             room = self._limits.workspace - sum(map(len, contents.values()))
             for name, file_id in call.fetched.items():
                 contents[name] = await fetch(file_id, max(room, 0))
                 room -= len(contents[name])
-            outcome = await run(Program(call.code.encode(), call.stdin.encode(), contents, call.seconds))
-        evidence = {
-            name: {
-                "size": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "file_id": call.fetched.get(name, ""),
-            }
-            for name, content in contents.items()
-        }
-        failure, output = _read(outcome, self._limits, call.seconds)
+            outcome, state = await run(_program(call, contents))
+        return await self._result(call, contents, outcome, state, dealings.requests if dealings else 0)
+
+    async def _result(
+        self,
+        call: PythonCall,
+        contents: Mapping[str, bytes],
+        outcome: Outcome,
+        state: SessionState | None,
+        requests: int,
+    ) -> ToolResult:
+        limits = self._limits
+        failure, output = outcome_result.read(outcome, limits, call.seconds)
+        failure = failure or left_files.missing(call.outputs, outcome.files)
+        printed = {"stdout.txt": outcome.stdout, "stderr.txt": outcome.stderr}
+        long = [cut for name, raw in printed.items() if (cut := left_files.cut(name, raw, limits.stream))]
+        stored, not_stored = await left_files.keep(self._store, [*outcome.files, *long], call.outputs)
+        stdout, stderr = (left_files.shown(name, raw, limits.stream, stored) for name, raw in printed.items())
+        failure = failure or not_stored
+        if failure is not None and failure.limit:
+            LIMITS_REACHED.labels(failure.limit).inc()
+        usage = Usage(round(outcome.cpu_seconds * 1000), outcome.peak_memory, requests)
         return ToolResult(
-            output_json=output,
+            output_json="" if failure else output,
             failure=failure,
-            stdout=_text(outcome.stdout),
-            stderr=_text(outcome.stderr),
+            stdout=stdout,
+            stderr=stderr,
             exit_status=outcome.exit_status,
             sandbox=self._pool.description,
-            evidence={"files": evidence},
+            evidence=_evidence(call, contents, stored, usage),
+            facts=SandboxFacts(stored, usage, _session(call, outcome, state)),
         )
 
 
-def _read(outcome: Outcome, limits: Limits, seconds: float) -> tuple[ToolFailure | None, str]:
-    failure = _ending(outcome, limits, seconds) or _result_fault(outcome, limits)
-    if failure is not None:
-        return failure, ""
-    if outcome.result_kind == "none":
-        return None, "null"
-    try:
-        value = jsontext.parse(outcome.result.decode(), field="result.json", limit=limits.result)
-        return None, jsontext.compact(value)
-    except UnicodeDecodeError:
-        return ToolFailure("INVALID_RESULT", "result.json is not UTF-8."), ""
-    except jsontext.InvalidJson as error:
-        return ToolFailure("INVALID_RESULT", f"result.json {error}."), ""
+def _program(call: PythonCall, contents: Mapping[str, bytes]) -> Program:
+    return Program(
+        code=call.code.encode(),
+        runtime=call.runtime,
+        stdin=call.stdin.encode(),
+        files=contents,
+        seconds=call.seconds,
+        outputs=call.outputs,
+        keep=call.keep,
+    )
 
 
-def _ending(outcome: Outcome, limits: Limits, seconds: float) -> ToolFailure | None:
-    if outcome.ended == "timeout":
-        return ToolFailure("TIMEOUT", f"The program did not end within {seconds:g} s and was killed.", retryable=True)
-    if outcome.ended == "flood":
-        return ToolFailure("OUTPUT_TOO_LARGE", f"The program printed more than {limits.flood} bytes and was killed.")
-    if outcome.ended == "setup":
-        return ToolFailure(
-            "WORKSPACE_FULL", f"The files do not fit into {limits.workspace} bytes and {limits.inodes} names."
-        )
-    if outcome.out_of_memory and (outcome.ended == "lost" or outcome.exit_status != 0):
-        return ToolFailure("OUT_OF_MEMORY", f"The program used more than {limits.memory} bytes of memory.")
-    if outcome.ended == "lost":
-        return ToolFailure("KILLED", "The sandbox was killed from outside.", retryable=True)
-    if outcome.exit_status in (128 + 24, 128 + 9) and outcome.seconds >= seconds:
-        return ToolFailure("TIMEOUT", f"The program used its {seconds:g} s of processor time.", retryable=True)
-    if outcome.exit_status != 0:
-        last = _text(outcome.stderr).strip().rpartition("\n")[2][:300]
-        return ToolFailure(
-            "EXIT_STATUS", f"The program ended with exit status {outcome.exit_status}: {last}".rstrip(": ") + "."
-        )
-    return None
+def _session(call: PythonCall, outcome: Outcome, state: SessionState | None) -> SessionView | None:
+    if state is None:
+        return None
+    own = [(name, size) for name, size in outcome.listing if name not in _RESERVED]
+    expires = state.expire_time.isoformat().replace("+00:00", "Z")
+    return SessionView(call.session, state.created, expires, own, max(outcome.free_bytes, 0))
 
 
-def _result_fault(outcome: Outcome, limits: Limits) -> ToolFailure | None:
-    if outcome.result_kind == "large":
-        return ToolFailure("OUTPUT_TOO_LARGE", f"result.json is longer than {limits.result} bytes.")
-    if outcome.result_kind == "unsafe":
-        return ToolFailure("INVALID_RESULT", "result.json is not a regular file.")
-    return None
+def _evidence(
+    call: PythonCall, contents: Mapping[str, bytes], stored: list[StoredFile], usage: Usage
+) -> dict[str, Any]:
+    files = {
+        name: {
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "file_id": call.fetched.get(name, ""),
+        }
+        for name, content in contents.items()
+    }
+    evidence: dict[str, Any] = {"files": files, "usage": {"cpu_ms": usage.cpu_ms, "peak_memory": usage.peak_memory}}
+    if stored:
+        evidence["files_left"] = {
+            file.name: {"size": file.size, "sha256": file.sha256, "file_id": file.file_id} for file in stored
+        }
+    if call.session:
+        evidence["session"] = call.session
+    if usage.egress_requests:
+        evidence["egress_requests"] = usage.egress_requests
+    return evidence
 
 
 def _name_fault(name: str) -> str | None:
@@ -210,7 +276,3 @@ def _name_fault(name: str) -> str | None:
 
 def _path(name: str) -> str:
     return "/files/" + name.replace("~", "~0").replace("/", "~1")
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")

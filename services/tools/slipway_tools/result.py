@@ -57,12 +57,12 @@ class SandboxFacts:
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "SandboxFacts":
         """From what `dataclasses.asdict` and JSON made of it."""
-        session = fields["session"]
-        return cls(
-            [StoredFile(**file) for file in fields["files"]],
-            Usage(**fields["usage"]),
-            SessionView(**{**session, "files": [(name, size) for name, size in session["files"]]}) if session else None,
-        )
+        session: dict[str, Any] | None = fields["session"]
+        view: SessionView | None = None
+        if session is not None:
+            listed: list[tuple[str, int]] = [(name, size) for name, size in session.pop("files")]
+            view = SessionView(**session, files=listed)
+        return cls([StoredFile(**file) for file in fields["files"]], Usage(**fields["usage"]), view)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ missing.
 import asyncio
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from slipway_chassis.settings import load_settings
 
 from slipway_tools.sandbox.errors import SandboxUnavailable
-from slipway_tools.sandbox.pool import SandboxPool
+from slipway_tools.sandbox.pool import PoolSize
 from slipway_tools.settings import SandboxSettings
 
 _NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
@@ -51,7 +52,7 @@ def _read(path: Path) -> str:
 
 
 async def _check(settings: SandboxSettings) -> str:
-    pool = await SandboxPool.open(settings.state_dir, settings.limits, slots=1, queue=0)
+    pool = await replace(settings.choice, size=PoolSize(slots=1, warm=0)).open()
     await pool.close()
     return pool.description
 

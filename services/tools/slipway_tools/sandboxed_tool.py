@@ -1,6 +1,7 @@
 """Declared functions and commands: programs of the sandbox that call them and leave the output in `result.json`."""
 
 import json
+from dataclasses import replace
 from typing import Any, Protocol
 
 from slipway_tools.python_tool import FetchFile, PythonCall, PythonTool
@@ -68,7 +69,7 @@ class SandboxedTools:
         else:
             assert declaration.shell  # noqa: S101
             program = _command(declaration.shell, arguments)
-        return await self._sandboxes.python().call(program, self._fetch)
+        return await self._sandboxes.python().call(replace(program, tool=declaration.name), self._fetch)
 
 
 def _function(python: PythonFunction, arguments: dict[str, Any]) -> PythonCall:

@@ -1,14 +1,15 @@
 """The sandboxes of the service's life: opened when it starts, tried again while the machine forbids them."""
 
 import asyncio
-from pathlib import Path
 
 import structlog
 
+from slipway_tools.egress.link import Egress
+from slipway_tools.left_files import FileStore
 from slipway_tools.measures import SANDBOXES_DOWNGRADED
 from slipway_tools.python_tool import PythonTool
+from slipway_tools.sandbox.choice import SandboxChoice
 from slipway_tools.sandbox.errors import SandboxUnavailable
-from slipway_tools.sandbox.limits import Limits
 from slipway_tools.sandbox.pool import SandboxPool
 
 log = structlog.get_logger(__name__)
@@ -16,13 +17,12 @@ _TRY_AGAIN_SECONDS = 30.0
 
 
 class Sandboxes:
-    """Gives out the `python` tool; without sandboxes it raises, and code is never run without one."""
+    """Gives out what runs programs; without sandboxes it raises, and code is never run without one."""
 
-    def __init__(self, state_dir: Path, limits: Limits, *, slots: int, queue: int) -> None:
-        self._state_dir = state_dir
-        self._limits = limits
-        self._slots = slots
-        self._queue = queue
+    def __init__(self, choice: SandboxChoice, store: FileStore, egress: Egress) -> None:
+        self._choice = choice
+        self._store = store
+        self._egress = egress
         self._pool: SandboxPool | None = None
         self._missing = SandboxUnavailable("the sandbox is being prepared", retry_after=2)
         self._tried = asyncio.Event()
@@ -31,13 +31,13 @@ class Sandboxes:
         """The tool; raises SandboxUnavailable with what is missing."""
         if self._pool is None:
             raise SandboxUnavailable(self._missing.message, retry_after=self._missing.retry_after)
-        return PythonTool(self._pool, self._limits)
+        return PythonTool(self._pool, self._choice.limits, self._store, self._egress)
 
     async def keep_open(self) -> None:
         """Open the sandboxes, again and again until that works (background coroutine)."""
         while self._pool is None:
             try:
-                self._pool = await SandboxPool.open(self._state_dir, self._limits, slots=self._slots, queue=self._queue)
+                self._pool = await self._choice.open()
                 SANDBOXES_DOWNGRADED.set(self._pool.downgraded)
             except SandboxUnavailable as error:
                 self._missing = error
@@ -55,3 +55,4 @@ class Sandboxes:
         """Remove everything."""
         if self._pool is not None:
             await self._pool.close()
+        self._egress.close()

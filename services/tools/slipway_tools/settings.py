@@ -9,7 +9,23 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from slipway_chassis.settings import CoreSettings
 
 from slipway_tools.address import AllowList
+from slipway_tools.sandbox.choice import SandboxChoice
 from slipway_tools.sandbox.limits import MIB, Limits
+from slipway_tools.sandbox.pool import PoolSize
+from slipway_tools.sandbox.program import Runtime
+from slipway_tools.sandbox.sessions import SessionLimits
+
+
+def _read_list(value: Any) -> Any:
+    """Lists are written as JSON or with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("must be a JSON list, or names with commas") from error
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class SandboxSettings(BaseSettings):
@@ -18,10 +34,33 @@ class SandboxSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_TOOLS_", frozen=True, extra="ignore")
 
     state_dir: Path = Field(description="folder of the sandbox's Python; made if missing")
+    sandbox: str = Field(
+        "nsjail", pattern=r"^(nsjail|runsc(:.+)?)$", description="`nsjail`, `runsc`, or `runsc:` and its path"
+    )
+    sandbox_runtimes: Annotated[tuple[Runtime, ...], NoDecode] = Field(
+        ("python", "shell"), description="`python`, `shell`, `node`: which programs may be run"
+    )
+    sandbox_packages: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="packages of the service's environment that Python programs may import"
+    )
+    sandbox_downgrade: bool = Field(
+        True, description="run code also where no control group bounds memory of a sandbox as a whole"
+    )
     sandbox_slots: int = Field(4, ge=1, le=64, description="programs at a time")
-    sandbox_queue: int = Field(32, ge=0, le=10_000, description="programs that may wait")
+    sandbox_queue: int = Field(1024, ge=0, le=10_000, description="programs that may wait")
+    sandbox_warm: int = Field(4, ge=0, le=64, description="sandboxes that wait for a program")
+    sandbox_tenant_calls: int = Field(1024, ge=1, le=10_000, description="programs of a tenant that run and wait")
+    sandbox_sessions: int = Field(64, ge=0, le=1024, description="sessions at a time")
+    sandbox_tenant_sessions: int = Field(32, ge=0, le=1024, description="sessions of a tenant at a time")
+    sandbox_session_idle_seconds: float = Field(900, ge=1, le=86_400, description="a session ends when unused for it")
+    sandbox_session_max_seconds: float = Field(14_400, ge=1, le=604_800, description="longest life of a session")
     sandbox_memory_mib: int = Field(512, ge=128, le=65536, description="memory of a program, its files included")
     sandbox_workspace_mib: int = Field(64, ge=1, le=4096, description="files of a program")
+    sandbox_file_mib: int | None = Field(None, ge=1, le=4096, description="one file; unset: as the workspace")
+    sandbox_inodes: int = Field(4096, ge=64, le=1_000_000, description="number of files and folders of a program")
+    sandbox_open_files: int = Field(256, ge=32, le=65_536, description="open files of each process")
+    sandbox_output_mib: int = Field(8, ge=1, le=64, description="what a program may print")
+    sandbox_collect_mib: int = Field(16, ge=1, le=512, description="files that a call brings out, together")
     sandbox_processes: int = Field(32, ge=1, le=1024, description="processes and threads of a program")
     sandbox_cpus: float = Field(1.0, ge=0.1, le=64, description="processors that a program may use")
     sandbox_max_seconds: float = Field(300, ge=1, le=3600, description="longest time that a call may ask for")
@@ -32,10 +71,40 @@ class SandboxSettings(BaseSettings):
         return Limits(
             memory=self.sandbox_memory_mib * MIB,
             workspace=self.sandbox_workspace_mib * MIB,
+            file_size=(self.sandbox_file_mib or self.sandbox_workspace_mib) * MIB,
+            inodes=self.sandbox_inodes,
+            open_files=self.sandbox_open_files,
             processes=self.sandbox_processes,
             cpus=self.sandbox_cpus,
             max_seconds=self.sandbox_max_seconds,
+            flood=self.sandbox_output_mib * MIB,
+            collect=self.sandbox_collect_mib * MIB,
         )
+
+    @property
+    def choice(self) -> SandboxChoice:
+        """The sandboxes to open."""
+        sessions = SessionLimits(
+            self.sandbox_sessions,
+            self.sandbox_tenant_sessions,
+            self.sandbox_session_idle_seconds,
+            self.sandbox_session_max_seconds,
+        )
+        size = PoolSize(self.sandbox_slots, self.sandbox_queue, self.sandbox_warm, self.sandbox_tenant_calls, sessions)
+        return SandboxChoice(
+            self.sandbox,
+            self.state_dir,
+            self.limits,
+            size,
+            self.sandbox_runtimes,
+            self.sandbox_packages,
+            self.sandbox_downgrade,
+        )
+
+    @field_validator("sandbox_runtimes", "sandbox_packages", mode="before")
+    @classmethod
+    def _read_names(cls, value: Any) -> Any:
+        return _read_list(value)
 
 
 class ToolsSettings(SandboxSettings, CoreSettings):
@@ -49,6 +118,7 @@ class ToolsSettings(SandboxSettings, CoreSettings):
     http_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs that HTTP tools may call whatever the address, also without TLS"
     )
+    egress_file: Path | None = Field(None, description="YAML of what programs may reach, by tool; unset: nothing")
     http_calls: int = Field(64, ge=1, le=1000, description="calls of HTTP tools at a time")
     http_queue: int = Field(256, ge=0, le=10_000, description="calls of HTTP tools that may wait")
     regions: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -57,16 +127,8 @@ class ToolsSettings(SandboxSettings, CoreSettings):
 
     @field_validator("http_allow", "regions", mode="before")
     @classmethod
-    def _read_list(cls, value: Any) -> Any:
-        """Lists are written as JSON or with commas."""
-        if not isinstance(value, str):
-            return value
-        if value.strip().startswith("["):
-            try:
-                return json.loads(value)
-            except ValueError as error:
-                raise ValueError("must be a JSON list, or names with commas") from error
-        return [part.strip() for part in value.split(",") if part.strip()]
+    def _read_lists(cls, value: Any) -> Any:
+        return _read_list(value)
 
     @field_validator("http_allow")
     @classmethod

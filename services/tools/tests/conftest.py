@@ -22,8 +22,9 @@ from slipway.effects.v1 import effects_pb2
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis.channel import connect, invoke
-from slipway_chassis.errors import NotFound
+from slipway_chassis.errors import NotFound, ResourceExhausted
 from slipway_chassis.grpc_errors import DETAILS_KEY, to_status
+from slipway_chassis.ids import new_id
 from slipway_chassis.tokens import CallerTokenVerifier
 
 # Test folders are no packages here: the tests' own modules are found beside this file.
@@ -108,6 +109,8 @@ class FilesOfAlice(memory_pb2_grpc.FilesServiceServicer):
 
     def __init__(self, jwks_file: Path) -> None:
         self.files: dict[str, bytes] = {}
+        self.uploads: dict[str, memory_pb2.FileDescription] = {}
+        self.full = False
         self._verifier = CallerTokenVerifier(jwks_file)
 
     def DownloadFile(self, request: Any, context: grpc.ServicerContext) -> Iterator[memory_pb2.DownloadFileResponse]:
@@ -121,6 +124,19 @@ class FilesOfAlice(memory_pb2_grpc.FilesServiceServicer):
         yield memory_pb2.DownloadFileResponse(file=memory_pb2.File(file_id=request.file_id))
         for start in range(0, len(content), 1 << 16):
             yield memory_pb2.DownloadFileResponse(data=content[start : start + (1 << 16)])
+
+    def UploadFile(self, request_iterator: Any, context: grpc.ServicerContext) -> memory_pb2.UploadFileResponse:
+        if self.full:
+            status = to_status(ResourceExhausted("the quota of files is used up"), "")
+            context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        parts = list(request_iterator)
+        content = b"".join(part.data for part in parts)
+        assert parts[-1].end.size_bytes == len(content)
+        file_id = new_id("file")
+        self.files[file_id] = content
+        self.uploads[file_id] = parts[0].description
+        return memory_pb2.UploadFileResponse(file=memory_pb2.File(file_id=file_id))
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +232,7 @@ def start_tools(
             "SECRETS_FILE": str(secrets),
             "HTTP_ALLOW": f"127.0.0.1:{target.port}",
             "SHUTDOWN_GRACE": "1",
+            "SANDBOX_WARM": "0",
             **settings,
         }
         process = ToolsProcess({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, folder / "log", before)

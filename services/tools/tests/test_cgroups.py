@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from slipway_tools.sandbox import cgroups
+from slipway_tools.sandbox.adapter import Overhead
 from slipway_tools.sandbox.cgroups import CgroupTree
 from slipway_tools.sandbox.limits import MIB, Limits
+from slipway_tools.sandbox.program import Outcome
 
-LIMITS = Limits(memory=256 * MIB, processes=20, cpus=0.5)
+LIMITS = Limits(memory=255 * MIB, processes=20, cpus=0.5)
+OVERHEAD = Overhead(processes=4, memory=MIB)
 
 
 @pytest.fixture
@@ -36,14 +39,25 @@ def test_version_2_makes_siblings_of_the_services_own_group(place) -> None:
     assert (tree.version, tree.controllers) == (2, ("memory", "pids"))
     own = parent / f"slipway-tools-{os.getpid()}"
     assert (own / "cgroup.subtree_control").read_text() == "+memory +pids"
-    slot = tree.slot(3, LIMITS)
+    slot = tree.slot(3, LIMITS, OVERHEAD)
     assert slot.folders == (own / "slot-3",)
     assert (own / "slot-3/memory.max").read_text() == str(256 * MIB)
     assert (own / "slot-3/memory.swap.max").read_text() == "0"
     assert (own / "slot-3/pids.max").read_text() == "24"
     assert not slot.bounds_cpu
-    (own / "slot-3/memory.events").write_text("low 0\noom 2\noom_kill 5\n")
-    assert slot.oom_kills() == 5
+    for name, text in (
+        ("memory.events", "low 0\noom 2\noom_kill 5\n"),
+        ("pids.events", "max 3\n"),
+        ("memory.peak", "7000\n"),
+    ):
+        (own / "slot-3" / name).write_text(text)
+    slot = tree.slot(3, LIMITS, OVERHEAD)
+    before = slot.begin_call()
+    assert before == cgroups.Counters(oom_kills=5, refused_processes=3)
+    (own / "slot-3/memory.events").write_text("oom_kill 6\n")
+    (own / "slot-3/memory.peak").write_text("9000\n")
+    outcome = slot.end_call(before, Outcome("exited", 1))
+    assert (outcome.out_of_memory, outcome.out_of_processes, outcome.peak_memory) == (True, False, 9000)
     (own / "slot-3/cgroup.procs").write_text("12\n")
     assert not slot.empty()
 
@@ -73,7 +87,7 @@ def test_version_1_makes_a_group_per_controller_and_clears_what_dead_processes_l
     assert (tree.version, tree.controllers) == (1, ("memory", "pids", "cpu"))
     assert not old.parent.exists()
     assert alive.exists()
-    slot = tree.slot(0, LIMITS)
+    slot = tree.slot(0, LIMITS, OVERHEAD)
     own = f"slipway-tools-{os.getpid()}/slot-0"
     assert slot.folders == (root / "m/box" / own, root / "p" / own, root / "c" / own)
     assert (slot.folders[0] / "memory.limit_in_bytes").read_text() == str(256 * MIB)

@@ -173,7 +173,7 @@ async def test_the_list_is_paged_by_name_with_the_builtin_tools_among_them(clien
     declared = [f"{letter}.tool" for letter in "zoqpcba"]
     for name in declared:
         await someone.put(name, URL)
-    expected = sorted([*declared, "python"])
+    expected = sorted([*declared, "python", "shell"])
     for size in (0, 1, 2, 3, 7, 8, 9, 200):
         assert await names(someone, size) == expected
     with pytest.raises(SlipwayError) as refused:
@@ -209,5 +209,13 @@ async def test_an_agent_acting_for_a_developer_declares_no_tools(client: Any, un
 async def test_the_builtin_tool_publishes_its_schema_and_regions(alice: Any) -> None:
     tool = await get(alice, "python")
     schema = json.loads(tool.input_schema_json)
-    assert set(schema["properties"]) == {"code", "files", "stdin", "timeout_seconds"}
+    assert set(schema["properties"]) == {
+        "code",
+        "files",
+        "keep_state",
+        "outputs",
+        "session",
+        "stdin",
+        "timeout_seconds",
+    }
     assert (list(tool.regions), tool.idempotent) == (["eu"], True)

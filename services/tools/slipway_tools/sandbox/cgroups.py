@@ -8,19 +8,28 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from slipway_tools.sandbox.adapter import Overhead
 from slipway_tools.sandbox.limits import Limits
+from slipway_tools.sandbox.program import Outcome
 
 log = structlog.get_logger(__name__)
 CONTROLLERS = ("memory", "pids", "cpu")
 PROC_SELF = Path("/proc/self")
 _PREFIX = "slipway-tools-"
 _PERIOD_US = 100_000
-_OWN_PROCESSES = 4  # launcher, nsjail, the runner and one to spare
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the kernel counted in a slot, ever: processes killed for want of memory, and processes refused."""
+
+    oom_kills: int
+    refused_processes: int
 
 
 @dataclass(frozen=True)
@@ -29,14 +38,31 @@ class SlotGroup:
 
     folders: tuple[Path, ...]
     oom_file: Path | None
+    pids_file: Path | None
+    peak: int | None  # descriptor: version 2 forgets a peak for who asked it to only
     bounds_cpu: bool
 
-    def oom_kills(self) -> int:
-        """How many processes of the slot the kernel has killed for want of memory, ever."""
-        if self.oom_file is None:
-            return 0
-        found = re.search(r"^oom_kill (\d+)$", self.oom_file.read_text(), re.MULTILINE)
-        return int(found[1]) if found else 0
+    def begin_call(self) -> Counters:
+        """Start measuring a call."""
+        if self.peak is not None:
+            with contextlib.suppress(OSError):  # version 2 can't forget before Linux 6.12
+                os.pwrite(self.peak, b"0", 0)
+        return self.counters()
+
+    def end_call(self, before: Counters, outcome: Outcome) -> Outcome:
+        """The outcome, with what the kernel counted since `begin_call`."""
+        after = self.counters()
+        peak = int(os.pread(self.peak, 32, 0)) if self.peak is not None else 0
+        return replace(
+            outcome,
+            out_of_memory=after.oom_kills > before.oom_kills,
+            out_of_processes=after.refused_processes > before.refused_processes,
+            peak_memory=peak or outcome.peak_memory,
+        )
+
+    def counters(self) -> Counters:
+        """The counters now."""
+        return Counters(_count(self.oom_file, "oom_kill"), _count(self.pids_file, "max"))
 
     def empty(self) -> bool:
         """True when no process is in the slot."""
@@ -85,8 +111,11 @@ class CgroupTree:
                     roots[name] = _fresh(mounts[name] / own[name].lstrip("/"))
         return cls(1, roots, list(roots)) if roots else None
 
-    def slot(self, index: int, limits: Limits) -> SlotGroup:
+    def slot(self, index: int, limits: Limits, overhead: Overhead) -> SlotGroup:
         """Make the group of slot `index` with `limits`; raises OSError where a limit is not taken."""
+        limits = replace(
+            limits, memory=limits.memory + overhead.memory, processes=limits.processes + overhead.processes
+        )
         folders: list[Path] = []
         for root in self._roots.values():
             folder = root / f"slot-{index}"
@@ -94,12 +123,18 @@ class CgroupTree:
             folders.append(folder)
         if self.version == 2:
             _limit_v2(folders[0], self.controllers, limits)
-            oom_file = folders[0] / "memory.events" if "memory" in self.controllers else None
+            home = folders[0]
+            oom_file, peak_file = home / "memory.events", home / "memory.peak"
+            pids_file = home / "pids.events"
         else:
             by_name = dict(zip(self._roots, folders, strict=True))
             _limit_v1(by_name, limits)
-            oom_file = by_name["memory"] / "memory.oom_control" if "memory" in by_name else None
-        return SlotGroup(tuple(folders), oom_file, "cpu" in self.controllers)
+            home = by_name.get("memory", folders[0])
+            oom_file, peak_file = home / "memory.oom_control", home / "memory.max_usage_in_bytes"
+            pids_file = by_name.get("pids", folders[0]) / "pids.events"
+        return SlotGroup(
+            tuple(folders), _present(oom_file), _present(pids_file), _opened(peak_file), "cpu" in self.controllers
+        )
 
     def close(self) -> None:
         """Remove the groups; those that still hold a process stay and are taken away at the next start."""
@@ -113,7 +148,7 @@ def _limit_v1(folders: dict[str, Path], limits: Limits) -> None:
         with contextlib.suppress(FileNotFoundError):  # kernels without swap accounting
             (memory / "memory.memsw.limit_in_bytes").write_text(str(limits.memory))
     if pids := folders.get("pids"):
-        (pids / "pids.max").write_text(str(limits.processes + _OWN_PROCESSES))
+        (pids / "pids.max").write_text(str(limits.processes))
     if cpu := folders.get("cpu"):
         (cpu / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
         (cpu / "cpu.cfs_quota_us").write_text(str(int(limits.cpus * _PERIOD_US)))
@@ -125,9 +160,25 @@ def _limit_v2(folder: Path, controllers: Sequence[str], limits: Limits) -> None:
         with contextlib.suppress(FileNotFoundError):
             (folder / "memory.swap.max").write_text("0")
     if "pids" in controllers:
-        (folder / "pids.max").write_text(str(limits.processes + _OWN_PROCESSES))
+        (folder / "pids.max").write_text(str(limits.processes))
     if "cpu" in controllers:
         (folder / "cpu.max").write_text(f"{int(limits.cpus * _PERIOD_US)} {_PERIOD_US}")
+
+
+def _present(file: Path) -> Path | None:
+    return file if file.exists() else None
+
+
+def _opened(file: Path) -> int | None:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _count(file: Path | None, name: str) -> int:
+    found = re.search(rf"^{name} (\d+)$", file.read_text(), re.MULTILINE) if file is not None else None
+    return int(found[1]) if found else 0
 
 
 def _own_paths(text: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ MIB = 1 << 20
 class Limits:
     """Bounds of one program; bytes unless the name says otherwise."""
 
-    memory: int = 512 * MIB
+    memory: int = 512 * MIB  # of all its processes together, and of its files
     workspace: int = 64 * MIB
     inodes: int = 4096
     processes: int = 32
@@ -19,3 +19,5 @@ class Limits:
     stream: int = 64 * 1024  # of standard output and of standard error that is kept
     flood: int = 8 * MIB  # of both together, before the program is ended
     result: int = MIB  # of result.json
+    collect: int = 16 * MIB  # of all files that a call brings out
+    file_size: int = 64 * MIB  # of one file

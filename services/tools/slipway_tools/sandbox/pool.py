@@ -1,137 +1,268 @@
-"""The sandboxes of this process: so many slots, each with its control group and a launcher that waits ahead."""
+"""The sandboxes of this process: places with control groups made ahead, sandboxes started ahead, sessions.
+
+A sandbox is given to one call, or to the session of one run, and never comes back: what waits has not seen anybody's
+code yet.
+"""
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 import structlog
 
-from slipway_tools.errors import QueueFull
 from slipway_tools.measures import SANDBOXES_BUSY
+from slipway_tools.sandbox.adapter import Adapter
+from slipway_tools.sandbox.box import Box
 from slipway_tools.sandbox.cgroups import CgroupTree, SlotGroup
 from slipway_tools.sandbox.errors import SandboxUnavailable
-from slipway_tools.sandbox.jail import Jail, clean_mount_points
-from slipway_tools.sandbox.launch import Launch, Outcome, Program
-from slipway_tools.sandbox.limits import Limits
+from slipway_tools.sandbox.held import Doorway, Held, Network, Place
+from slipway_tools.sandbox.metrics import SANDBOXES_WARM
+from slipway_tools.sandbox.program import Outcome, Program
+from slipway_tools.sandbox.sessions import SessionKey, SessionLimits, Sessions
+from slipway_tools.sandbox.turns import Turns
 
 log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
 
 
-class _Slot:
-    def __init__(self, index: int, group: SlotGroup | None) -> None:
-        self.index = index
-        self.group = group
-        self.ahead: Launch | None = None
+@dataclass(frozen=True)
+class PoolSize:
+    """How many programs run at a time and wait, how many sandboxes wait for a program, and the sessions' limits."""
+
+    slots: int = 4
+    queue: int = 1024
+    warm: int = 4
+    tenant_calls: int = 1024
+    sessions: SessionLimits = field(default_factory=lambda: SessionLimits(64, 32, 900.0, 14_400.0))
+
+    @property
+    def places(self) -> int:
+        """Room for sandboxes: running, waiting as launchers, being taken away, warm, and of sessions."""
+        return 3 * self.slots + self.warm + self.sessions.most
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a caller learns of its session."""
+
+    created: bool
+    expire_time: datetime
+
+
+Run = Callable[[Program], Awaitable[tuple[Outcome, SessionState | None]]]
 
 
 class SandboxPool:
-    """Runs programs, at most `slots` at a time; `queue` more may wait."""
+    """Runs programs in sandboxes of one adapter."""
 
-    def __init__(self, jail: Jail, tree: CgroupTree | None, groups: list[SlotGroup | None], queue: int) -> None:
-        self._jail = jail
+    def __init__(
+        self, adapter: Adapter, tree: CgroupTree | None, groups: list[SlotGroup | None], size: PoolSize
+    ) -> None:
+        self.adapter = adapter
         self._tree = tree
-        self._slots: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
+        self._size = size
+        self._places: asyncio.LifoQueue[Place] = asyncio.LifoQueue()
+        self._number = len(groups)
         for index, group in enumerate(groups):
-            self._slots.put_nowait(_Slot(index, group))
-        self._all = list(range(len(groups)))
-        self._queue = queue
-        self._waiting = 0
-        self._tidying: set[asyncio.Task[None]] = set()
+            self._places.put_nowait(Place(index, group))
+        self._turns = Turns(size.slots, size.queue, size.tenant_calls)
+        self._sessions = Sessions(size.sessions, self._retire)
+        self._launchers: deque[Held] = deque()
+        self._warm: deque[Held] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._topping_up = False
+        self._closed = False
+        self._started = 0
 
     @classmethod
-    async def open(cls, state_dir: Path, limits: Limits, *, slots: int, queue: int) -> "SandboxPool":
-        """Prepare the sandbox's root and groups, and run one program to see that it works.
+    async def open(cls, adapter: Adapter, size: PoolSize, *, require_cgroups: bool = False) -> "SandboxPool":
+        """Make the groups, run one program to see that it works, and start what shall wait.
 
         Raises:
             SandboxUnavailable: this machine forbids what is needed.
         """
-        jail = await asyncio.to_thread(Jail.prepare, state_dir, limits)
-        tree, groups = await asyncio.to_thread(_groups, limits, slots)
-        pool = cls(jail, tree, groups, queue)
+        tree, groups = await asyncio.to_thread(_groups, adapter, size.places)
+        if require_cgroups and (tree is None or "memory" not in tree.controllers):
+            if tree is not None:
+                tree.close()
+            raise SandboxUnavailable(
+                "no control group bounds the memory of a sandbox as a whole here,"
+                " and SLIPWAY_TOOLS_SANDBOX_DOWNGRADE is off"
+            )
+        pool = cls(adapter, tree, groups, size)
         try:
             await pool._prove()
         except BaseException:
             await pool.close()
             raise
         log.info("sandbox.ready", sandbox=pool.description)
+        pool._top_up()
         return pool
 
     @property
     def description(self) -> str:
         """What protects: recorded with every call."""
-        base = "nsjail: namespaces user, mount, pid, ipc, uts, net, cgroup; seccomp allow list; rlimits"
+        parts = [self.adapter.protection]
         if self._tree is None:
-            return f"{base}; no cgroups (downgrade: memory and CPU are bounded per process, not for all together)"
-        return f"{base}; cgroup v{self._tree.version} {', '.join(self._tree.controllers)}"
+            parts.append("no cgroups (downgrade: memory and CPU are bounded per process, not for all together)")
+        else:
+            parts.append(f"cgroup v{self._tree.version} {', '.join(self._tree.controllers)}")
+        if self.adapter.downgrades:
+            parts.append(f"downgrade: {'; '.join(self.adapter.downgrades)}")
+        return "; ".join(parts)
 
     @property
     def downgraded(self) -> bool:
         """True when no control group bounds all processes of a program together."""
         return self._tree is None or "memory" not in self._tree.controllers
 
-    async def run(self, program: Program) -> Outcome:
-        """Run a program in a sandbox of its own; raises like `reserve` and what that gives."""
-        async with self.reserve() as run:
-            return await run(program)
-
     @contextlib.asynccontextmanager
-    async def reserve(self) -> AsyncGenerator[Callable[[Program], Awaitable[Outcome]]]:
+    async def reserve(
+        self, tenant: str, *, session: SessionKey | None = None, network: Network | None = None
+    ) -> AsyncGenerator[Run]:
         """Wait for a sandbox and give what runs one program in it: files are fetched when there is one, not before.
 
         Raises:
-            QueueFull: too many calls wait already.
+            QueueFull, TenantLimit: too many calls wait already, or sessions are held.
             SandboxUnavailable: (running) no sandbox came up; nothing was run.
         """
-        async with self._slot() as slot:
-            yield functools.partial(self._run, slot)
+        if session is not None:
+            async with self._sessions.use(session, lambda: self._take(network)) as held, self._turn(tenant):
 
-    async def _run(self, slot: _Slot, program: Program) -> Outcome:
-        launch, slot.ahead = slot.ahead, None
-        if launch is not None and not launch.alive:
-            await launch.discard()
-            launch = None
-        if launch is None:
-            launch = Launch.start(self._jail, slot.group)
-        try:
-            return await launch.run(program)
-        except SandboxUnavailable:
-            # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
-            return await Launch.start(self._jail, slot.group).run(program)
+                async def run_in_session(program: Program) -> tuple[Outcome, SessionState | None]:
+                    created = held.fresh
+                    outcome = await _call(held.held, program, network, survive=True)
+                    return outcome, SessionState(created, self._sessions.expire_time(held))
+
+                yield run_in_session
+        else:
+            async with self._turn(tenant):
+
+                async def run_alone(program: Program) -> tuple[Outcome, SessionState | None]:
+                    return await self._run(program, network), None
+
+                yield run_alone
+
+    async def run(self, program: Program) -> Outcome:
+        """Run a program of the service's own in a sandbox; raises like `reserve`."""
+        async with self.reserve("") as run:
+            outcome, _ = await run(program)
+            return outcome
 
     @contextlib.asynccontextmanager
-    async def _slot(self) -> AsyncGenerator[_Slot]:
-        if self._slots.empty() and self._waiting >= self._queue:
-            raise QueueFull("all sandboxes are busy and the queue is full", retry_after=1)
-        self._waiting += 1
-        try:
-            slot = await self._slots.get()
-        finally:
-            self._waiting -= 1
-        SANDBOXES_BUSY.inc()
-        try:
-            yield slot
-        finally:
-            SANDBOXES_BUSY.dec()
-            # The answer does not wait for it; the slot comes back when it is done, and `close` waits for all slots.
-            task = asyncio.create_task(self._tidy(slot))
-            self._tidying.add(task)
-            task.add_done_callback(self._tidying.discard)
+    async def _turn(self, tenant: str) -> AsyncGenerator[None]:
+        async with self._turns.turn(tenant):
+            SANDBOXES_BUSY.inc()
+            try:
+                yield
+            finally:
+                SANDBOXES_BUSY.dec()
 
-    async def _tidy(self, slot: _Slot) -> None:
-        """Make a used slot ready for its next program."""
+    async def _run(self, program: Program, network: Network | None) -> Outcome:
         try:
-            if slot.group is not None:
-                await _emptied(slot.group)
-            with contextlib.suppress(SandboxUnavailable):  # the next call says so
-                slot.ahead = slot.ahead or Launch.start(self._jail, slot.group)
+            return await self._run_in(await self._take(network), program, network)
+        except SandboxUnavailable:
+            # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
+            return await self._run_in(await self._start(network), program, network)
+
+    async def _run_in(self, held: Held, program: Program, network: Network | None) -> Outcome:
+        try:
+            return await _call(held, program, network, survive=False)
         finally:
-            self._slots.put_nowait(slot)
+            self._retire(held)
+
+    async def _take(self, network: Network | None) -> Held:
+        """A sandbox that nobody has used: a warm one, a launcher, or else a new one."""
+        if network is None:
+            for waiting in (self._warm, self._launchers):
+                while waiting:
+                    held = waiting.popleft()
+                    if held.box.alive:
+                        SANDBOXES_WARM.set(len(self._warm))
+                        self._top_up()
+                        return held
+                    self._retire(held)
+        return await self._start(network)
+
+    async def _start(self, network: Network | None) -> Held:
+        place = await self._places.get()
+        try:
+            door = await network.open() if network is not None else None
+        except BaseException:
+            self._places.put_nowait(place)
+            raise
+        return self._launch(place, door)
+
+    def _launch(self, place: Place, door: Doorway | None = None) -> Held:
+        self._started += 1
+        name = f"{place.index}-{self._started}"
+        try:
+            box = Box.start(self.adapter, place.group, name, egress=door.folder if door else None)
+        except BaseException:
+            self._places.put_nowait(place)
+            if door is not None:
+                door.close()
+            raise
+        return Held(box, place, door)
+
+    def _retire(self, held: Held) -> None:
+        """End a sandbox. The answer does not wait for it; its place comes back when nothing is left in it."""
+        held.box.kill()
+        self._spawn(self._end(held))
+
+    async def _end(self, held: Held) -> None:
+        try:
+            await held.box.end()
+            if held.door is not None:
+                held.door.close()
+            if held.place.group is not None:
+                await _emptied(held.place.group)
+        finally:
+            self._places.put_nowait(held.place)
+            self._top_up()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _top_up(self) -> None:
+        if not self._topping_up and not self._closed:
+            self._topping_up = True
+            self._spawn(self._start_ahead())
+
+    async def _start_ahead(self) -> None:
+        """Have launchers and warm sandboxes wait, as many as there shall be."""
+        try:
+            while len(self._launchers) < self._size.slots and not self._places.empty() and not self._closed:
+                self._launchers.append(self._launch(self._places.get_nowait()))
+                await asyncio.sleep(0)
+            # Calls that wait come first: a sandbox made for later would take their processor.
+            while len(self._warm) < self._size.warm and not self._turns.waiting and not self._closed:
+                if self._launchers:
+                    held = self._launchers.popleft()
+                elif not self._places.empty():
+                    held = self._launch(self._places.get_nowait())
+                else:
+                    break
+                try:
+                    await held.box.boot()
+                except BaseException:
+                    self._retire(held)
+                    raise
+                self._warm.append(held)
+                SANDBOXES_WARM.set(len(self._warm))
+        except SandboxUnavailable as error:
+            log.warning("sandbox.not_started_ahead", reason=error.message)  # the next call says so
+        finally:
+            self._topping_up = False
 
     async def _prove(self) -> None:
-        outcome = await self.run(Program(b"print('sandbox')", b"", {}, 20.0))
+        outcome = await self.run(Program(b"print('sandbox')", seconds=20.0))
         if outcome.ended != "exited" or outcome.exit_status != 0 or outcome.stdout != b"sandbox\n":
             raise SandboxUnavailable(
                 f"the sandbox's Python does not run: {outcome.stderr.decode(errors='replace')[-300:]}"
@@ -139,15 +270,25 @@ class SandboxPool:
 
     async def close(self) -> None:
         """End what waits and remove everything this pool made on the machine."""
-        for _ in self._all:
-            slot = await self._slots.get()
-            if slot.ahead is not None:
-                await slot.ahead.discard()
-            if slot.group is not None:
-                await _emptied(slot.group)
-        clean_mount_points()
+        self._closed = True
+        self._sessions.end_all()
+        while self._topping_up:  # noqa: ASYNC110 - a moment, at the end
+            await asyncio.sleep(0.01)
+        for waiting in (self._launchers, self._warm):
+            while waiting:
+                self._retire(waiting.popleft())
+        for _ in range(self._number):
+            await self._places.get()
+        self.adapter.close()
         if self._tree is not None:
             await asyncio.to_thread(self._tree.close)
+
+
+async def _call(held: Held, program: Program, network: Network | None, *, survive: bool) -> Outcome:
+    if held.door is None or network is None:
+        return await held.box.call(program, survive=survive)
+    with network.serve(held.door):
+        return await held.box.call(program, survive=survive)
 
 
 async def _emptied(group: SlotGroup) -> None:
@@ -160,14 +301,14 @@ async def _emptied(group: SlotGroup) -> None:
     log.error("sandbox.processes_left", groups=[str(folder) for folder in group.folders])
 
 
-def _groups(limits: Limits, slots: int) -> tuple[CgroupTree | None, list[SlotGroup | None]]:
+def _groups(adapter: Adapter, places: int) -> tuple[CgroupTree | None, list[SlotGroup | None]]:
     tree = CgroupTree.open()
     if tree is None:
         log.warning("sandbox.downgraded", missing="cgroups", hint="run as root, or delegate a cgroup to this user")
-        return None, [None] * slots
+        return None, [None] * places
     try:
-        return tree, [tree.slot(index, limits) for index in range(slots)]
+        return tree, [tree.slot(index, adapter.limits, adapter.overhead) for index in range(places)]
     except OSError as error:
         tree.close()
         log.warning("sandbox.downgraded", missing="cgroups", hint=f"a limit was refused: {error.strerror}")
-        return None, [None] * slots
+        return None, [None] * places

@@ -1,7 +1,7 @@
-"""The read-only root of the sandbox: the Python interpreter, its standard library, and nothing else.
+"""The read-only root of the sandbox: the Python interpreter, its standard library, and what is declared beside it.
 
 It is copied once from the interpreter that runs this service, so that no folder of the host has to be visible in the
-sandbox, an interpreter below a private home can be used at all, and third-party packages stay outside. The folder's
+sandbox, an interpreter below a private home can be used at all, and only declared packages are there. The folder's
 name is a digest of what it was made from: another interpreter gets another folder.
 """
 
@@ -9,6 +9,7 @@ import compileall
 import contextlib
 import hashlib
 import os
+import py_compile
 import re
 import shutil
 import stat
@@ -17,11 +18,13 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
+from slipway_tools.sandbox import packages
 from slipway_tools.sandbox.errors import SandboxUnavailable
 
-LAYOUT = 1  # raise it when the layout below changes
+LAYOUT = 2  # raise it when the layout below changes
 _LEFT_OUT = frozenset(
     {
         "__pycache__",
@@ -38,38 +41,62 @@ _LEFT_OUT = frozenset(
         "venv",
     }
 )
-_FOLDERS = ("dev", "etc", "usr/bin", "usr/lib", "work")
+_FOLDERS = ("dev", "etc", "proc", "run/egress", "sys", "usr/bin", "usr/lib", "work")
 _LINKS = {"tmp": "work", "bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib", "usr/lib64": "lib"}
 DEVICES = ("null", "zero", "random", "urandom")
 INTERPRETER = "/usr/bin/python3"
-RUNNER = "/usr/lib/slipway/runner.py"
+INSIDE_HOME = "/usr/lib/slipway/slipway_tools"
+RUNNER = f"{INSIDE_HOME}/sandbox/runner.pyc"
+EGRESS = "/run/egress"
+INSIDE = tuple(f"sandbox/{name}.py" for name in ("__init__", "runner", "interpreter", "workspace", "relay"))
 
 
-def ensure_rootfs(state_dir: Path, reader_uid: int) -> Path:
-    """Return the folder of the sandbox's root, built first if it is not there.
+def runner_command(report: int, *, egress: bool) -> list[str]:
+    """The command of the sandbox's first process, as seen from inside."""
+    return [INTERPRETER, "-I", "-X", "utf8", RUNNER, str(report), "egress" if egress else "alone"]
 
-    It lies in `state_dir`; when the user that the sandbox maps to (`reader_uid`) can't reach that folder, because the
-    service is root and works below a private home, it lies in `/var/cache/slipway` instead.
 
-    Raises:
-        SandboxUnavailable: the folder can't be written, or the interpreter's libraries can't be found.
+@dataclass(frozen=True)
+class Image:
+    """What a sandbox's root holds beside the interpreter: programs of the machine, and packages of this environment.
+
+    It lies in `state_dir`; when the user that the sandbox maps to can't reach that folder, because the service is root
+    and works below a private home, it lies in `/var/cache/slipway` instead.
     """
-    parent = state_dir if _reachable(state_dir, reader_uid) else Path("/var/cache/slipway")
-    target = parent / f"sandbox-python-{_digest()}"
-    if _usable(target):
+
+    state_dir: Path
+    programs: tuple[Path, ...] = ()
+    packages: tuple[str, ...] = ()
+
+    def build(self, reader_uid: int) -> Path:
+        """Return the folder of the sandbox's root, built first if it is not there.
+
+        Raises:
+            SandboxUnavailable: the folder can't be written, libraries can't be found, or a package is not installed.
+        """
+        parent = self.state_dir if _reachable(self.state_dir, reader_uid) else Path("/var/cache/slipway")
+        target = parent / f"sandbox-python-{self._digest()}"
+        if _usable(target):
+            return target
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with _scratch(parent) as scratch:
+                _build(scratch, self.programs, self.packages)
+                # Another instance may have been quicker: its folder has the same content.
+                with contextlib.suppress(FileExistsError, OSError):
+                    scratch.rename(target)
+        except OSError as error:
+            raise SandboxUnavailable(f"the sandbox's Python can't be put into {parent}: {error.strerror}") from error
+        if not _usable(target):
+            raise SandboxUnavailable(f"{target} is not owned by this service's user: remove it")
         return target
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with _scratch(parent) as scratch:
-            _build(scratch)
-            # Another instance may have been quicker: its folder has the same content.
-            with contextlib.suppress(FileExistsError, OSError):
-                scratch.rename(target)
-    except OSError as error:
-        raise SandboxUnavailable(f"the sandbox's Python can't be put into {parent}: {error.strerror}") from error
-    if not _usable(target):
-        raise SandboxUnavailable(f"{target} is not owned by this service's user: remove it")
-    return target
+
+    def _digest(self) -> str:
+        binary = _interpreter().stat()
+        sources = [_source(name).read_bytes() for name in INSIDE]
+        programs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.programs]
+        own = (LAYOUT, sys.version, str(_interpreter()), binary.st_size, binary.st_mtime_ns, sources)
+        return hashlib.sha256(repr((own, programs, packages.versions(self.packages))).encode()).hexdigest()[:16]
 
 
 def _usable(folder: Path) -> bool:
@@ -107,17 +134,11 @@ def _interpreter() -> Path:
     return Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
 
 
-def _runner_source() -> Path:
-    return Path(__file__).with_name("runner.py")
+def _source(name: str) -> Path:
+    return Path(__file__).parent.parent / name
 
 
-def _digest() -> str:
-    binary = _interpreter().stat()
-    parts = (LAYOUT, sys.version, _interpreter(), binary.st_size, binary.st_mtime_ns, _runner_source().read_bytes())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _build(root: Path) -> None:
+def _build(root: Path, programs: tuple[Path, ...], distributions: tuple[str, ...]) -> None:
     root.chmod(0o755)
     for name in _FOLDERS:
         (root / name).mkdir(parents=True)
@@ -131,12 +152,22 @@ def _build(root: Path) -> None:
     (root / "usr/bin/python3").symlink_to(version)
     library = root / "usr/lib" / version
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_leave_out, symlinks=False)
-    extensions = sorted((library / "lib-dynload").glob("*.so"))
-    for shared in _shared_libraries([root / "usr/bin" / version, *extensions]):
+    for program in programs:
+        shutil.copyfile(program.resolve(), root / "usr/bin" / program.name)
+        (root / "usr/bin" / program.name).chmod(0o755)
+    if not (root / "usr/bin/sh").exists() and (root / "usr/bin/bash").exists():
+        (root / "usr/bin/sh").symlink_to("bash")
+    site = library / "site-packages"
+    site.mkdir()
+    packages.copy(distributions, site)
+    extensions = [*(library / "lib-dynload").glob("*.so"), *site.rglob("*.so*")]
+    for shared in _shared_libraries([root / "usr/bin" / version, *extensions, *programs]):
         shutil.copyfile(shared, root / "usr/lib" / shared.name)
         (root / "usr/lib" / shared.name).chmod(0o755)
-    (root / RUNNER[1:]).parent.mkdir()
-    shutil.copyfile(_runner_source(), root / RUNNER[1:])
+    home = root / INSIDE_HOME[1:]
+    (home / "sandbox").mkdir(parents=True)
+    for name in ("__init__.py", *INSIDE):
+        py_compile.compile(str(_source(name)), str(home / f"{name}c"), dfile=name, doraise=True)
     # Without byte code every call would compile the modules that it imports: the root is read-only there.
     compileall.compile_dir(library, quiet=2, workers=0, stripdir=root, optimize=-1)
     _open_for_reading(root)

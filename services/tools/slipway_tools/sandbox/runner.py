@@ -1,143 +1,314 @@
-"""Runs inside the sandbox as its first process: starts the program, ends all it left behind, collects the result.
+"""Runs inside the sandbox as its first process: starts programs, ends all they left behind, collects their results.
 
 It is copied into the sandbox's read-only root, and imports what it needs before a byte of the caller's is on disk. It
-shares its user with the program, but a process can neither signal the first process of its PID namespace, nor trace
-it, nor open its descriptors: there is no /proc, and the system calls are filtered.
+shares its user with the programs, but a process can neither signal the first process of its PID namespace, nor trace
+it, nor open its descriptors. What it reports is untrusted all the same: the other side bounds and checks it.
 
-Control channel (descriptor 0): `code_size stdin_size file_count cpu_seconds result_limit\n`, the code, standard
-input, then for each file `name_size size\n`, name, content. The channel stays open; its end means that the service is
-gone, and with it goes the sandbox. Report channel (descriptor given as first argument): `ready\n` before anything is
-read; at the end `wait_status kind size\n` and the result's bytes, where kind is `none`, `file`, `large` or `unsafe`
-(or `setup`, with an error number as status, when the files did not fit).
+Control (descriptor 0): messages of a length (8 hex digits) and a marshalled dictionary of that length; after `run` the
+raw bytes whose sizes it gives: code, standard input, files. `stop` ends the program that runs. The end of the channel
+means that the service is gone, and with it goes the sandbox.
+
+Report (descriptor given as first argument): `ready\\n`; then for each `run`
+
+    done STATUS KIND RESULT_SIZE CPU_US MAXRSS_KIB FREE_BYTES FREE_NAMES KEPT FILES NAMES\\n
+
+the result's bytes, FILES times `NAME_SIZE SIZE WHOLE\\n` with name and content, NAMES times `NAME_SIZE SIZE\\n` with a
+name. KIND is `none`, `file`, `large`, `unsafe`, or `setup` (with an error number as STATUS: the files did not fit).
 """
 
 import _signal  # pyright: ignore[reportMissingImports]
-import _thread
+import marshal
 import os
 import resource
+import select
 import sys
+from types import FrameType, ModuleType
+from typing import Any
 
-WORK = "/work"
-RESULT = "/work/result.json"
+sys.path.insert(0, "/usr/lib/slipway")
+from slipway_tools.sandbox import interpreter as python
+from slipway_tools.sandbox import workspace
 
-
-def serve() -> bytes | None:
-    """Serve one request and report; in the forked process that is to become the program, return its code."""
-    report = int(sys.argv[1])
-    # Python's handler would make this process one that its own namespace can interrupt.
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    os.write(report, b"ready\n")
-    control = os.fdopen(os.dup(0), "rb")
-    code_size, stdin_size, file_count, cpu_seconds, result_limit = map(int, control.readline().split())
-    try:
-        code = control.read(code_size)
-        _write("main.py", code)
-        _write(".stdin", control.read(stdin_size))
-        for _ in range(file_count):
-            name_size, size = map(int, control.readline().split())
-            name = control.read(name_size).decode()
-            _write(name, control.read(size))
-        stdin = os.open(WORK + "/.stdin", os.O_RDONLY | os.O_CLOEXEC)
-        os.unlink(WORK + "/.stdin")
-        child = os.fork()
-    except OSError as error:
-        _report(report, error.errno or 1, b"setup", b"")
-        return None
-    if child == 0:
-        os.dup2(stdin, 0)
-        control.close()
-        os.close(stdin)
-        os.close(report)
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-        return code
-    _thread.start_new_thread(_leave_with_the_service, (control,))
-    status = _wait_for(child)
-    _end_all_others()
-    kind, result = _result(result_limit)
-    _report(report, status, kind, result)
-    return None
+CONTROL = 0
+MOST_LISTED = 1_000
+MOST_PICTURES = 16
+SCRIPTS = {"python": "main.py", "shell": "main.sh", "node": "main.js"}
+COMMANDS = {"shell": ["/usr/bin/bash", "main.sh"], "node": ["/usr/bin/node", "main.js"]}
+ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/work", "LANG": "C.UTF-8"}
 
 
-def become(code: bytes) -> None:
-    """Run the caller's code as `__main__`; its own modules come after the standard library's."""
-    os.environ.clear()
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    sys.argv[:] = ["main.py"]
-    sys.path.append(WORK)
-    main = sys.modules["__main__"] = type(sys)("__main__")
-    main.__file__ = "main.py"
-    main.__dict__["__builtins__"] = __builtins__
-    try:
-        exec(compile(code, "main.py", "exec"), main.__dict__)  # noqa: S102 - that is the purpose
-    except SystemExit:
-        raise
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the program's
-        # The traceback starts in the caller's code, not here.
-        frames = error.__traceback__ and error.__traceback__.tb_next
-        sys.excepthook(type(error), error.with_traceback(frames), frames)
-        sys.exit(1)
+class Runner:
+    """Serves the control channel; `serve` returns only in a child that is to become a Python program."""
 
+    def __init__(self, report: int, relay: "ModuleType | None") -> None:
+        self.report = report
+        self.relay = relay  # for programs that may use the network
+        self.listener: Any = relay.listen() if relay else None
+        self.relaying = 0
+        self.interpreter: tuple[int, int, int] | None = None  # process, its requests, its answers
+        self.interpreter_cpu = 0  # microseconds that it spent on the last request
+        self.wake, self.wakened = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # Python's own handler would make this process one that its own namespace can interrupt.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGCHLD, _nothing)
+        _signal.set_wakeup_fd(self.wakened, warn_on_full_buffer=False)
 
-def _write(name: str, content: bytes) -> None:
-    if "/" in name:
-        os.makedirs(os.path.dirname(f"{WORK}/{name}"), exist_ok=True)
-    descriptor = os.open(f"{WORK}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.close(descriptor)
+    def serve(self) -> "tuple[Any, ...]":
+        """Run what is asked for; in the child, what to become: `program` and code, or `interpreter` and its pipes."""
+        os.write(self.report, b"ready\n")
+        while True:
+            request = _receive()
+            if request["op"] == "run":
+                then = self.run(request)
+                if then is not None:
+                    return then
 
-
-def _leave_with_the_service(control: object) -> None:
-    while control.read(1):  # type: ignore[attr-defined]
-        pass
-    os._exit(1)
-
-
-def _wait_for(child: int) -> int:
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == child:
-            return status
-
-
-def _end_all_others() -> None:
-    """Kill until no process of this namespace is left; orphans become children of this one."""
-    while True:
-        try:  # noqa: SIM105 - contextlib is not imported in here
-            os.kill(-1, 9)
-        except ProcessLookupError:
-            pass
+    def run(self, request: "dict[str, Any]") -> "tuple[Any, ...] | None":
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.interpreter_cpu = 0
         try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+            code, stdin = self.set_up(request)
+        except OSError as error:
+            self.answer(request, error.errno or 1, b"setup", b"", before, [])
+            return None
+        seen = workspace.pictures()
+        try:
+            self.start_relay()
+            if request["keep"] and self.interpreter is not None:
+                status = self.ask(request["cpu"])
+            else:
+                pipes = (*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)) if request["keep"] else None
+                child = os.fork()
+                if child == 0:
+                    return self.begin(request, code, stdin, pipes)
+                if pipes:
+                    self.interpreter = (child, pipes[1], pipes[2])
+                    os.close(pipes[0])
+                    os.close(pipes[3])
+                    status = self.ask(request["cpu"])
+                else:
+                    status = self.wait(child, None)
+        except OSError as error:
+            self.answer(request, error.errno or 1, b"setup", b"", before, [])
+            return None
+        finally:
+            os.close(stdin)
+        if self.interpreter is None:
+            self.end_all_others()
+        kind, result = workspace.result(request["result"])
+        self.answer(request, status, kind, result, before, self.left(request["outputs"], seen))
+        return None
+
+    def set_up(self, request: "dict[str, Any]") -> "tuple[bytes, int]":
+        """Write what the program needs; its code, and a descriptor of its standard input. Raises OSError."""
+        code = _read(request["code_size"])
+        stdin = _read(request["stdin_size"])
+        for stale in ("result.json", ".stdin", *SCRIPTS.values()):
+            workspace.remove(stale)
+        failed: OSError | None = None
+        files = [(SCRIPTS[request["runtime"]], code), (".stdin", stdin)]
+        for name, size in request["files"]:
+            try:
+                while files and failed is None:
+                    workspace.write(*files.pop(0))
+            except OSError as error:
+                failed = error
+            files = [(name, _read(size))]  # read them all, written or not: the next message comes after them
+        if failed is not None:
+            raise failed
+        for file in files:
+            workspace.write(*file)
+        descriptor = os.open(f"{workspace.WORK}/.stdin", os.O_RDONLY | os.O_CLOEXEC)
+        if not (request["keep"] and self.interpreter is not None):
+            workspace.remove(".stdin")
+        return code, descriptor
+
+    def begin(
+        self, request: "dict[str, Any]", code: bytes, stdin: int, pipes: "tuple[int, ...] | None"
+    ) -> "tuple[Any, ...]":
+        """In the child: become the program, or tell what Python is to run."""
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        os.dup2(stdin, 0)
+        for descriptor in (self.report, self.wake, self.wakened, *(self.interpreter[1:] if self.interpreter else ())):
+            os.close(descriptor)
+        os.environ.clear()
+        network: dict[str, str] = {}
+        if self.relay:
+            self.listener.close()
+            network = self.relay.ENVIRONMENT
+        if request["runtime"] == "python":
+            os.environ.update(network)
+            if pipes:
+                os.close(pipes[1])
+                os.close(pipes[2])
+                return ("interpreter", pipes[0], pipes[3])
+            python.bound_cpu(request["cpu"], for_good=True)
+            return ("program", code)
+        python.bound_cpu(request["cpu"], for_good=True)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them
+            _signal.signal(number, _signal.SIG_DFL)
+        command = COMMANDS[request["runtime"]]
+        try:
+            os.execve(command[0], command, {**ENVIRONMENT, **network})  # noqa: S606
+        except OSError as error:
+            os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+        os._exit(127)
+
+    def start_relay(self) -> None:
+        if self.relay and not _lives(self.relaying):
+            self.relaying = self.relay.start(self.listener, [CONTROL, self.report, self.wake, self.wakened])
+
+    def ask(self, cpu: int) -> int:
+        """Have the kept interpreter run main.py; its status, as `wait` gives it."""
+        assert self.interpreter  # noqa: S101
+        child, requests, answers = self.interpreter
+        try:
+            os.write(requests, b"%08x" % cpu)
+        except OSError:
+            pass  # it died between calls: the wait tells how
+        return self.wait(child, answers)
+
+    def wait(self, child: int, answers: "int | None") -> int:
+        """Wait for the program's end, or the interpreter's answer; do what comes over the control channel meanwhile."""
+        poller = select.poll()
+        for descriptor in (CONTROL, self.wake, *(() if answers is None else (answers,))):
+            poller.register(descriptor, select.POLLIN)
+        while True:
+            ended = _reap(child)
+            if ended is not None:
+                if self.interpreter is not None and self.interpreter[0] == child:
+                    os.close(self.interpreter[1])
+                    os.close(self.interpreter[2])
+                    self.interpreter = None
+                return ended
+            for descriptor, _ in poller.poll():
+                if descriptor == CONTROL:
+                    _receive()  # `stop` is all that can come now
+                    _kill_all_others()
+                elif descriptor == self.wake:
+                    os.read(self.wake, 4096)
+                elif answer := os.read(descriptor, 16):
+                    self.interpreter_cpu = int(answer[8:], 16)
+                    return int(answer[:8], 16)
+                else:
+                    poller.unregister(descriptor)
+
+    def end_all_others(self) -> None:
+        """Kill until no process of this namespace is left; orphans become children of this one."""
+        while True:
+            _kill_all_others()
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    def left(self, outputs: "list[str]", seen: "dict[str, tuple[int, int, int]]") -> "list[str]":
+        """Names of the files to bring out: those that match `outputs`, then new pictures."""
+        names: list[str] = []
+        if outputs:
+            import fnmatch
+
+            names = [name for name, _ in workspace.walk() if any(fnmatch.fnmatchcase(name, p) for p in outputs)]
+        new = [name for name, stamp in workspace.pictures().items() if name not in names and seen.get(name) != stamp]
+        return names + new[:MOST_PICTURES]
+
+    def answer(
+        self,
+        request: "dict[str, Any]",
+        status: int,
+        kind: bytes,
+        result: bytes,
+        before: "resource.struct_rusage",
+        names: "list[str]",
+    ) -> None:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = round((after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e6) + self.interpreter_cpu
+        space = os.statvfs(workspace.WORK)
+        room = request["collect"]
+        files: list[tuple[bytes, int, bytes]] = []
+        for name in names:
+            content = workspace.content(name, room)
+            if content is not None:
+                room -= len(content[1])
+                files.append((os.fsencode(name), *content))
+        listed = workspace.walk()[:MOST_LISTED] if request["listing"] else []
+        kept = self.interpreter is not None
+        free = (space.f_bavail * space.f_frsize, space.f_favail)
+        head = (status, kind, len(result), cpu, after.ru_maxrss, *free, kept, len(files), len(listed))
+        parts = [b"done %d %s %d %d %d %d %d %d %d %d\n" % head, result]
+        for name, size, content in files:
+            parts += [b"%d %d %d\n" % (len(name), len(content), size == len(content)), name, content]
+        for name, info in listed:
+            encoded = os.fsencode(name)
+            parts += [b"%d %d\n" % (len(encoded), info.st_size), encoded]
+        view = memoryview(b"".join(parts))
+        while view:
+            view = view[os.write(self.report, view) :]
 
 
-def _result(limit: int) -> tuple[bytes, bytes]:
-    try:
-        descriptor = os.open(RESULT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return b"none", b""
-    except OSError:
-        return b"unsafe", b""
-    info = os.fstat(descriptor)
-    if info.st_mode & 0o170000 != 0o100000:
-        return b"unsafe", b""
-    if info.st_size > limit:
-        return b"large", b""
-    parts = []
-    while part := os.read(descriptor, 1 << 20):
+def _nothing(number: int, frame: "FrameType | None") -> None:
+    pass
+
+
+def _receive() -> "dict[str, Any]":
+    return marshal.loads(_read(int(_read(8), 16)))  # noqa: S302 - from the service
+
+
+def _read(size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = os.read(CONTROL, min(size, 1 << 20))
+        if not part:
+            os._exit(1)
         parts.append(part)
-    return b"file", b"".join(parts)
+        size -= len(part)
+    return b"".join(parts)
 
 
-def _report(report: int, status: int, kind: bytes, result: bytes) -> None:
-    view = memoryview(b"%d %s %d\n" % (status, kind, len(result)) + result)
-    while view:
-        view = view[os.write(report, view) :]
+def _reap(child: int) -> "int | None":
+    """Reap all that have ended; the wait status of `child` if it is among them."""
+    ended: int | None = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if pid == child:
+            ended = status
 
 
-program = serve()
-if program is not None:
-    become(program)
+def _kill_all_others() -> None:
+    try:
+        os.kill(-1, 9)
+    except ProcessLookupError:
+        pass
+
+
+def _lives(process: int) -> bool:
+    if process <= 1:
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def main() -> "tuple[Any, ...]":
+    relay: ModuleType | None = None
+    if sys.argv[2] == "egress":
+        from slipway_tools.sandbox import relay
+    sys.path.remove("/usr/lib/slipway")
+    for name in [name for name in sys.modules if name.startswith("slipway_tools")]:
+        del sys.modules[name]  # programs see the standard library and their own modules only
+    return Runner(int(sys.argv[1]), relay).serve()
+
+
+then = main()
+if then[0] == "program":
+    python.become(then[1])
+else:
+    python.interpret(then[1], then[2])

@@ -58,8 +58,8 @@ sched_setparam sched_setattr ioprio_set mbind set_mempolicy migrate_pages move_p
 """
 
 
-def policy(machine: str | None = None) -> str:
-    """Return the Kafel policy for `machine` (default: this one).
+def policy(machine: str | None = None, *, network: bool = False) -> str:
+    """Return the Kafel policy for `machine` (default: this one); `network` lets programs connect by TCP over IPv4.
 
     Raises:
         SandboxUnavailable: no list of system calls is known for that machine.
@@ -71,7 +71,8 @@ def policy(machine: str | None = None) -> str:
         [
             *_ALLOWED.split(),
             f"clone(flags) {{ (flags & {_NAMESPACE_FLAGS:#x}) == 0 }}",
-            "socket(domain) { domain == 1 }",  # AF_UNIX; vsock and netlink would reach out of a network namespace
+            # AF_UNIX, AF_INET; vsock and netlink would reach out of a network namespace
+            f"socket(domain, type) {{ domain == 1{' || (domain == 2 && (type & 0xf) == 1)' if network else ''} }}",
             f"ioctl(fd, request) {{ {_any('request', _TERMINAL_QUERIES)} }}",
             f"prctl(option) {{ {_any('option', _PRCTL)} }}",
             "prlimit64(pid) { pid == 0 }",

@@ -1,0 +1,1 @@
+"""The network of sandboxed programs: rules by tool, and the proxy that is their only way out."""

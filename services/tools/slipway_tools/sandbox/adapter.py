@@ -1,0 +1,76 @@
+"""The seam between what runs programs and what closes them off: one implementation per kind of sandbox."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from slipway_tools.sandbox.limits import Limits
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How one sandbox is connected: descriptors that it inherits beside standard input (control), output and error.
+
+    `report` takes the runner's reports, `journal` the sandbox's own complaints. `egress` is the folder with the egress
+    proxy's socket and certificate, None: no network at all.
+    `pin` ties the program to as many processors as it may use, where no control group shares out their time.
+    """
+
+    name: str
+    report: int
+    journal: int
+    egress: Path | None
+    pin: bool
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a kind of sandbox itself needs in a control group, beside the program: processes, and bytes of memory."""
+
+    processes: int
+    memory: int
+
+
+class Adapter(Protocol):
+    """A kind of sandbox, ready to be used."""
+
+    @property
+    def name(self) -> str:
+        """`nsjail`, `runsc`."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that it enforces."""
+        ...
+
+    @property
+    def overhead(self) -> Overhead:
+        """What it needs itself."""
+        ...
+
+    @property
+    def protection(self) -> str:
+        """What closes a program off, for people: recorded with every call."""
+        ...
+
+    @property
+    def downgrades(self) -> tuple[str, ...]:
+        """What of the limits this kind of sandbox can't enforce by itself on this machine."""
+        ...
+
+    def command(self, wiring: Wiring) -> list[str]:
+        """The command that becomes the sandbox, with the runner as its first process."""
+        ...
+
+    def refusal(self, journal: bytes) -> str:
+        """Why a sandbox did not come up, in words that show no path."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Remove what the ended sandbox `name` left on this machine."""
+        ...
+
+    def close(self) -> None:
+        """Remove what all of them left."""
+        ...

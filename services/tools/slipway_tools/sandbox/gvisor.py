@@ -1,0 +1,156 @@
+"""Sandboxes by gVisor (`runsc`): programs talk to a kernel in user space, which itself needs little of ours."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slipway_tools.sandbox import rootfs
+from slipway_tools.sandbox.adapter import Overhead, Wiring
+from slipway_tools.sandbox.errors import SandboxUnavailable
+from slipway_tools.sandbox.limits import MIB, Limits
+
+_INSIDE_ID = 1000
+_PREFIX = "slipway-runsc-"
+# Its kernel's own threads, and one of ours for each of the program's; its kernel's own memory.
+_OVERHEAD = Overhead(processes=96, memory=96 * MIB)
+
+
+@dataclass(frozen=True)
+class Gvisor:
+    """The adapter. `home` holds its state on this machine: bundles, and what runsc notes of running sandboxes."""
+
+    binary: Path
+    root: Path
+    home: Path
+    limits: Limits
+    name: str = "runsc"
+    overhead: Overhead = _OVERHEAD
+    _bundles: dict[str, Path] = field(default_factory=dict[str, Path])
+
+    @classmethod
+    def prepare(cls, image: rootfs.Image, limits: Limits, binary: str) -> "Gvisor":
+        """Build what is needed. `binary` empty: `runsc` as found in PATH.
+
+        Raises:
+            SandboxUnavailable: runsc is not installed, or this user may not use it.
+        """
+        found = shutil.which(binary or "runsc")
+        if found is None:
+            raise SandboxUnavailable(f"{binary or 'runsc'} is not installed: docs/sandbox.md says how gVisor is built")
+        if os.geteuid() != 0:
+            raise SandboxUnavailable("runsc needs root here: run the tools service as root, or use nsjail")
+        _remove_leftovers()
+        home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        return cls(Path(found), image.build(os.geteuid()), home, limits)
+
+    @property
+    def protection(self) -> str:
+        """What closes a program off."""
+        return "runsc: gVisor's kernel in user space (systrap) in namespaces of its own; no capabilities; rlimits"
+
+    @property
+    def downgrades(self) -> tuple[str, ...]:
+        """gVisor's kernel does not count the names in a tmpfs: memory bounds them."""
+        return ("inodes are bounded by memory only",)
+
+    def command(self, wiring: Wiring) -> list[str]:
+        """runsc's command line; what it closes off stands in the bundle."""
+        bundle = self._bundle(wiring)
+        options = [
+            f"--root={self.home}/state",
+            "--platform=systrap",
+            "--network=none",
+            "--ignore-cgroups",
+            "--overlay2=none",
+            "--host-settings=ignore",
+            f"--host-uds={'open' if wiring.egress else 'none'}",
+            "--log=/dev/null",
+            f"--panic-log=/dev/fd/{wiring.journal}",
+        ]
+        fds = ["--pass-fd", f"{wiring.report}:{wiring.report}"]
+        return [str(self.binary), *options, "run", "--bundle", str(bundle), *fds, self._id(wiring.name)]
+
+    def refusal(self, journal: bytes) -> str:
+        """gVisor's own words show paths: they are in the log only."""
+        return "runsc did not start the program"
+
+    def forget(self, name: str) -> None:
+        """Remove the notes about a sandbox that was killed, and its bundle."""
+        for path in (self.home / "state").glob(f"{self._id(name)}*"):
+            path.unlink(missing_ok=True)
+        bundle = self._bundles.pop(name, None)
+        if bundle is not None:
+            shutil.rmtree(bundle, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    @staticmethod
+    def _id(name: str) -> str:
+        return f"slipway-{os.getpid()}-{name}"
+
+    def _bundle(self, wiring: Wiring) -> Path:
+        folder = self.home / f"bundle-{wiring.name}"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(self._spec(wiring)))
+        self._bundles[wiring.name] = folder
+        return folder
+
+    def _spec(self, wiring: Wiring) -> dict[str, Any]:
+        """An OCI runtime specification."""
+        limits = self.limits
+        rlimits = {
+            "RLIMIT_AS": limits.memory,
+            "RLIMIT_CORE": 0,
+            "RLIMIT_FSIZE": limits.file_size,
+            "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_MSGQUEUE": 0,
+            "RLIMIT_NOFILE": limits.open_files,
+            "RLIMIT_NPROC": limits.processes + 1,
+            "RLIMIT_RTPRIO": 0,
+            "RLIMIT_STACK": 8 * MIB,
+        }
+        mounts: list[dict[str, Any]] = [
+            {
+                "destination": "/work",
+                "type": "tmpfs",
+                "source": "none",
+                "options": ["nosuid", "nodev", "mode=0777", f"size={limits.workspace}"],
+            },
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+        ]
+        if wiring.egress is not None:
+            options = ["bind", "ro"]
+            mounts.append(
+                {"destination": rootfs.EGRESS, "type": "bind", "source": str(wiring.egress), "options": options}
+            )
+        return {
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": False,
+                "user": {"uid": _INSIDE_ID, "gid": _INSIDE_ID},
+                "args": rootfs.runner_command(wiring.report, egress=wiring.egress is not None),
+                "env": [],
+                "cwd": "/work",
+                "capabilities": {},
+                "rlimits": [{"type": name, "hard": value, "soft": value} for name, value in rlimits.items()],
+                "noNewPrivileges": True,
+            },
+            "root": {"path": str(self.root), "readonly": True},
+            "hostname": "sandbox",
+            "mounts": mounts,
+            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        }
+
+
+def _remove_leftovers() -> None:
+    """Folders of processes that are dead."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = old.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists() and old.stat().st_uid == os.geteuid():
+            shutil.rmtree(old, ignore_errors=True)

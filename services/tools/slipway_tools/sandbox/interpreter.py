@@ -1,0 +1,108 @@
+"""Runs inside the sandbox, in the process that becomes a Python program: once, or as a session's kept interpreter."""
+
+import _signal  # pyright: ignore[reportMissingImports]
+import os
+import resource
+import sys
+from types import CodeType, ModuleType
+
+WORK = "/work"
+
+
+def become(code: bytes) -> None:
+    """Run the caller's code as `__main__`; its own modules come after the standard library's."""
+    main = _main_module()
+    try:
+        exec(_compiled(code), main.__dict__)  # noqa: S102 - that is the purpose
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the program's
+        _show(error)
+        sys.exit(1)
+
+
+def interpret(requests: int, answers: int) -> None:
+    """Run main.py for each request, in one module that keeps its names.
+
+    A request is the processor time allowed, an answer wait status and microseconds used: each 8 hex digits.
+    """
+    main = _main_module()
+    while head := os.read(requests, 8):
+        before = _used()
+        bound_cpu(int(head, 16) + int(before) + 1, for_good=False)
+        status = _run_cell(main)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        spent = min(round((_used() - before) * 1e6), 0xFFFFFFFF)
+        os.write(answers, b"%08x%08x" % ((status & 255) << 8, spent))
+
+
+def bound_cpu(seconds: int, *, for_good: bool) -> None:
+    """Processor time of each process; `for_good`: ignoring the signal at its end gains a second only."""
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    if most != resource.RLIM_INFINITY:
+        seconds = min(seconds, most)
+    elif for_good:
+        most = seconds + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, most))
+
+
+def _run_cell(main: ModuleType) -> int:
+    """The exit status of main.py."""
+    try:
+        _take_stdin()
+        with open(f"{WORK}/main.py", "rb") as file:
+            code = file.read()
+        exec(_compiled(code), main.__dict__)  # noqa: S102
+    except SystemExit as leave:
+        if leave.code is None or isinstance(leave.code, int):
+            return leave.code or 0
+        sys.stderr.write(f"{leave.code}\n")
+        return 1
+    except BaseException as error:  # noqa: BLE001
+        _show(error)
+        return 1
+    return 0
+
+
+def _take_stdin() -> None:
+    """Standard input of this request; the first one's came with the process."""
+    try:
+        stdin = os.open(f"{WORK}/.stdin", os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    os.dup2(stdin, 0)
+    os.close(stdin)
+    os.unlink(f"{WORK}/.stdin")
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
+def _compiled(code: bytes) -> CodeType:
+    return compile(code, "main.py", "exec")
+
+
+def _used() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _main_module() -> ModuleType:
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    sys.argv[:] = ["main.py"]
+    packages = f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    if packages not in sys.path:
+        sys.path.append(packages)
+    sys.path.append(WORK)
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__file__ = "main.py"
+    main.__dict__["__builtins__"] = __builtins__
+    return main
+
+
+def _show(error: BaseException) -> None:
+    # The traceback starts in the caller's code, not here.
+    frames = error.__traceback__ and error.__traceback__.tb_next
+    sys.excepthook(type(error), error.with_traceback(frames), frames)
