@@ -29,6 +29,7 @@ from slipway_gateway.http.routes import (
     files,
     health,
     identity,
+    mcp_servers,
     models,
     run_events,
     runs,
@@ -42,7 +43,7 @@ from slipway_gateway.http.routes import (
 
 _AREAS = (
     identity, chat, embeddings, models, agents, suspension, schedules, runs, steering, run_events, approvals, sessions,
-    collections, documents, files, tools, usage, budgets, audit, health,
+    collections, documents, files, tools, mcp_servers, usage, budgets, audit, health,
 )  # fmt: skip
 
 

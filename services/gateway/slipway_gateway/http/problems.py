@@ -206,6 +206,8 @@ def _violations(error: SlipwayError, *, openai: bool) -> list[Violation] | None:
 
 def _field(field: str, *, openai: bool) -> str:
     """A field of a service's message under the name that it has over HTTP."""
+    # An MCP server's connection is the whole body of its route.
+    field = field.removeprefix("connection.")
     if openai:
         field = field.removeprefix("chat.")
     if field.startswith("/"):
