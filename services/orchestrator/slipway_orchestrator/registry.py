@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import JsonValue
@@ -17,8 +17,10 @@ from slipway_chassis.telemetry import current_trace_id
 
 from slipway_orchestrator.agents import Agent, AgentVersion, agent_resource, require_other_eyes, require_state
 from slipway_orchestrator.core.definition import Definition
+from slipway_orchestrator.definitions.callees import check_callees
 from slipway_orchestrator.definitions.catalogue import Catalogue, check_catalogue
 from slipway_orchestrator.definitions.names import check_names
+from slipway_orchestrator.definitions.outputs import Known
 from slipway_orchestrator.definitions.parse import Parsed, canonical_text, parse
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node, from_json, read_yaml
@@ -31,7 +33,7 @@ from slipway_orchestrator.errors import (
 from slipway_orchestrator.once import RequestKey, Transaction
 from slipway_orchestrator.store.agents import AgentStore
 
-MAX_DEFINITION = 256 * 1024
+MAX_DEFINITION = 1 << 20
 """Bytes of a definition."""
 Change = Callable[[Any, AgentVersion, PolicyDecision], Awaitable[None]]
 
@@ -69,8 +71,9 @@ class AgentRegistry:
             at = root.at("metadata.name")
             problems.add(at.path, at.line, f"must be {name}, the name that the definition is put under")
         tools = await check_catalogue(parsed, problems, self._catalogue)
-        schemas = {tool: description.output_schema for tool, description in tools.items()}
-        await asyncio.to_thread(check_names, parsed, problems, schemas)
+        agents = await check_callees(parsed, problems, partial(self._callee, caller.tenant))
+        known = Known({tool: description.output_schema for tool, description in tools.items()}, agents)
+        await asyncio.to_thread(check_names, parsed, problems, known)
         problems.check()
         text = canonical_text(root)
 
@@ -92,6 +95,16 @@ class AgentRegistry:
             answer = await once(conn, caller, key.method, key.request_id, key.fingerprint, lambda: produce(conn))
             number, created = json.loads(answer)
             return await self._version(conn, caller, name, number), created
+
+    async def _callee(self, tenant: str, name: str, number: int) -> Definition | None:
+        """The version of an agent that another one would call; None when there is none."""
+        async with self._transaction() as conn:
+            agent = await self._store.get(conn, tenant, name)
+            if agent is None:
+                return None
+            number = number or agent.production_version or agent.latest_version
+            version = await self._store.version(conn, tenant, name, number)
+        return None if version is None else stored_definition(version.definition)
 
     async def get(self, caller: Caller, name: str) -> Agent:
         """The agent. Raises AgentNotFound."""

@@ -1,13 +1,14 @@
 """Checking what a definition names in other services: tools, collections, models and approvers."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, Step, ToolCall
+from slipway_orchestrator.core.definition import ModelCall, Retrieve, Step, ToolCall
+from slipway_orchestrator.core.workflow.leaf import gate_of
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems
@@ -23,6 +24,7 @@ class ToolDescription:
     digest: str
     input_schema: Mapping[str, JsonValue]
     output_schema: Mapping[str, JsonValue]
+    description: str = ""
 
 
 class Catalogue(Protocol):
@@ -47,56 +49,82 @@ class Catalogue(Protocol):
 
 async def check_catalogue(parsed: Parsed, problems: Problems, catalogue: Catalogue) -> dict[str, ToolDescription]:
     """Note what is unknown, and wrong arguments of tools; the tools that were found, by name."""
-    tools: dict[str, ToolDescription] = {}
-    collections: dict[str, bool] = {}
-    for step, node in zip(parsed.definition.steps, parsed.steps, strict=True):
+    look = _Look(problems, catalogue)
+    for step in parsed.definition.walk():
+        await look.at(step, parsed.nodes[step.step_id])
+    await _check_approvers(parsed, problems, catalogue)
+    return look.tools
+
+
+class _Look:
+    """Asks for each name once."""
+
+    def __init__(self, problems: Problems, catalogue: Catalogue) -> None:
+        self._problems = problems
+        self._catalogue = catalogue
+        self.tools: dict[str, ToolDescription] = {}
+        self._missing: set[str] = set()
+        self._collections: dict[str, bool] = {}
+        self._models: dict[tuple[str, str], str | None] = {}
+
+    async def at(self, step: Step, node: Node) -> None:
+        """Note what is wrong with the names of one step."""
         match step.call:
             case Retrieve(collection=name):
-                if name not in collections:
-                    collections[name] = await catalogue.has_collection(name)
-                if not collections[name]:
-                    at = node.at("retrieve.collection")
-                    problems.add(at.path, at.line, f"there is no collection {name}, or you may not read it")
-            case ToolCall(name=name):
-                found = tools.get(name) or await catalogue.tool(name)
+                if name not in self._collections:
+                    self._collections[name] = await self._catalogue.has_collection(name)
+                if not self._collections[name]:
+                    self._wrong(
+                        node.at("retrieve.collection"), f"there is no collection {name}, or you may not read it"
+                    )
+            case ToolCall(name=name) as call:
+                found = await self._tool(name)
                 if found is None:
-                    at = node.at("tool.name")
-                    problems.add(at.path, at.line, f"there is no tool {name}, or you may not use it")
-                    continue
-                tools[name] = found
-                _check_arguments(step.call, found, node, problems)
+                    self._wrong(node.at("tool.name"), f"there is no tool {name}, or you may not use it")
+                else:
+                    _check_arguments(call, found, node, self._problems)
             case ModelCall(model=model, task=task):
-                fault = await catalogue.model_fault(model, task)
+                if (model, task) not in self._models:
+                    self._models[model, task] = await self._catalogue.model_fault(model, task)
+                fault = self._models[model, task]
                 if fault is not None:
-                    at = node.at("model.model" if model else "model.task")
-                    problems.add(at.path, at.line, fault)
+                    self._wrong(node.at("model.model" if model else "model.task"), fault)
             case _:
                 pass
-    await _check_approvers(parsed, problems, catalogue)
-    return tools
 
+    async def _tool(self, name: str) -> ToolDescription | None:
+        if name in self._missing:
+            return None
+        if name not in self.tools:
+            found = await self._catalogue.tool(name)
+            if found is None:
+                self._missing.add(name)
+                return None
+            self.tools[name] = found
+        return self.tools[name]
 
-def _approvers(step: Step) -> tuple[str, ...]:
-    match step.call:
-        case Approval(gate=gate):
-            return gate.approvers
-        case ToolCall(gate=gate) if gate is not None:
-            return gate.approvers
-        case _:
-            return ()
+    def _wrong(self, node: Node, message: str) -> None:
+        self._problems.add(node.path, node.line, message)
 
 
 async def _check_approvers(parsed: Parsed, problems: Problems, catalogue: Catalogue) -> None:
     """A gate that nobody can open would wait until it expires."""
-    named = list(dict.fromkeys(name for step in parsed.definition.steps for name in _approvers(step)))
-    unknown = await catalogue.unknown_approvers(named) if named else ()
-    if not unknown:
-        return
-    for step, node in zip(parsed.definition.steps, parsed.steps, strict=True):
-        for index, name in enumerate(_approvers(step)):
-            if name in unknown:
-                at = node.at(f"approval.approvers[{index}]")
-                problems.add(f"{node.path}.approval.approvers[{index}]", at.line, f"nobody knows {name}")
+    named = list(_approvers(parsed))
+    unknown = await catalogue.unknown_approvers(list(dict.fromkeys(name for _, name in named))) if named else ()
+    for node, name in named:
+        if name in unknown:
+            problems.add(node.path, node.line, f"nobody knows {name}")
+
+
+def _approvers(parsed: Parsed) -> Iterator[tuple[Node, str]]:
+    """Everybody whom the definition names, and where."""
+    for step in parsed.definition.walk():
+        gate = gate_of(step)
+        for index, name in enumerate(() if gate is None else gate.approvers):
+            yield parsed.nodes[step.step_id].at(f"approval.approvers[{index}]"), name
+    if parsed.escalation is not None:
+        for index, name in enumerate(parsed.definition.escalation.approvers):
+            yield parsed.escalation.at(f"approvers[{index}]"), name
 
 
 def _check_arguments(call: ToolCall, tool: ToolDescription, node: Node, problems: Problems) -> None:

@@ -2,13 +2,25 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, SetValue, Step, ToolCall
+from slipway_orchestrator.core.definition import (
+    AgentCall,
+    Approval,
+    Branch,
+    Map,
+    ModelCall,
+    Parallel,
+    Retrieve,
+    SetValue,
+    Step,
+    ToolCall,
+    Wait,
+)
 from slipway_orchestrator.core.workflow.leaf import gate_of
-from slipway_orchestrator.definitions.outputs import Schema, output_schema
+from slipway_orchestrator.definitions.outputs import ERROR, Known, output_schema
 from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
@@ -21,80 +33,99 @@ MAX_NESTING = 1
 _TYPE_ERROR = re.compile(r"No such overload|Unsupported operation|Undefined variable or function")
 
 
-def check_names(parsed: Parsed, problems: Problems, tool_outputs: Mapping[str, Schema]) -> None:
+def check_names(parsed: Parsed, problems: Problems, known: Known) -> None:
     """Note what is wrong with the expressions of all steps and of the result."""
-    definition = parsed.definition
-    order = [step.step_id for step in definition.steps]
-    known: dict[str, Schema] = {}
-    for step, node in zip(definition.steps, parsed.steps, strict=True):
-        scope = _Scope(definition.input_schema, dict(known), order, problems)
-        for where, source, boolean in _expressions(step, problems, node):
-            scope.check(node.at(where), source, boolean=boolean)
-        known[step.step_id] = output_schema(step, tool_outputs)
-    scope = _Scope(definition.input_schema, known, order, problems)
-    for where, source in _templates(definition.result, "", problems, parsed.result):
-        scope.check(parsed.result.at(where) if where else parsed.result, source)
+    names = _Names(parsed, problems, known)
+    names.sequence(parsed.definition.steps)
+    for where, source in _templates(parsed.definition.result, "", problems, parsed.result):
+        names.check(parsed.result.at(where) if where else parsed.result, source)
 
 
-def _expressions(step: Step, problems: Problems, node: Node) -> Iterator[tuple[str, str, bool]]:
-    """Where an expression stands below the step's node, its source, and whether it must be true or false."""
-    if step.when is not None:
-        yield "when", step.when, True
-    gate = gate_of(step)
-    if gate is not None and gate.when is not None:
-        yield "approval.when", gate.when, True
-    for where, value in templates_of(step):
-        for path, source in _templates(value, where, problems, node):
-            yield path, source, False
+class _Names:
+    """A walk over the steps that knows which names an expression may use at its place.
 
+    A step sees what has certainly or possibly ended before it: not what stands beside it in a parallel step, and
+    nothing within a map from outside it.
+    """
 
-def templates_of(step: Step) -> Iterator[tuple[str, JsonValue]]:
-    """The values of a step that may hold templates, with their place below the step."""
-    match step.call:
-        case Retrieve(query=query, metadata=metadata):
-            yield "retrieve.query", query
-            yield "retrieve.metadata", dict(metadata)
-        case ModelCall(prompt=prompt, system=system, context=context):
-            yield "model.prompt", prompt
-            yield "model.system", system
-            yield "model.context", context
-        case ToolCall(arguments=arguments):
-            yield "tool.arguments", arguments
-        case Approval(show=show):
-            yield "approval.show", show
-        case SetValue(value=value):
-            yield "set", value
-
-
-def _templates(value: JsonValue, where: str, problems: Problems, node: Node) -> Iterator[tuple[str, str]]:
-    try:
-        yield from expressions(value, where)
-    except UnclosedTemplate as error:
-        at = node.at(where) if where else node
-        problems.add(at.path, at.line, str(error))
-
-
-class _Scope:
-    """The names that an expression may use at its place."""
-
-    def __init__(
-        self, input_schema: Schema, outputs: Mapping[str, Schema], order: list[str], problems: Problems
-    ) -> None:
-        self._outputs = outputs
-        self._order = order
+    def __init__(self, parsed: Parsed, problems: Problems, known: Known) -> None:
+        self._nodes = parsed.nodes
         self._problems = problems
-        steps: dict[str, JsonValue] = {
-            name: {"type": "object", "properties": {"output": dict(schema)}, "additionalProperties": False}
-            for name, schema in outputs.items()
+        self._known = known
+        self._where = dict(_places(parsed.definition.steps, ()))
+        self._maps: tuple[str, ...] = ()
+        """Maps around the place."""
+        self._beside: list[frozenset[str]] = []
+        """Steps that run at the same time, for each parallel step around the place."""
+        self._steps: dict[str, JsonValue] = {}
+        """Schemas of the steps that may be named here."""
+        self._values: dict[str, JsonValue] = {
+            "input": dict(parsed.definition.input_schema),
+            "steps": {"type": "object", "properties": self._steps, "additionalProperties": False},
         }
-        self._schema: JsonValue = {
-            "type": "object",
-            "properties": {
-                "input": dict(input_schema),
-                "steps": {"type": "object", "properties": steps, "additionalProperties": False},
-            },
-            "additionalProperties": False,
-        }
+        self._schema: JsonValue = {"type": "object", "properties": self._values, "additionalProperties": False}
+
+    def sequence(self, steps: tuple[Step, ...]) -> list[str]:
+        """Steps one after the other: the names that may be used after them."""
+        added: list[str] = []
+        for step in steps:
+            for where, source, boolean in _expressions(step, self._problems, self._nodes[step.step_id]):
+                self.check(self._nodes[step.step_id].at(where), source, boolean=boolean)
+            added += self._within(step)
+            self._steps[step.step_id] = {
+                "type": "object",
+                "properties": {"output": dict(output_schema(step, self._known)), "error": ERROR},
+                "additionalProperties": False,
+            }
+            added.append(step.step_id)
+        return added
+
+    def _within(self, step: Step) -> list[str]:
+        """The steps within a step: the names of theirs that may be used after it."""
+        match step.call:
+            case Map() as call:
+                self._map(step, call)
+                return []
+            case Parallel(steps=children):
+                own = [_ids(child) for child in children]
+                blocks = [
+                    ((child,), frozenset[str]().union(*own) - ids) for child, ids in zip(children, own, strict=True)
+                ]
+            case Branch(arms=arms):
+                blocks = [(arm.steps, frozenset[str]()) for arm in arms]
+            case _:
+                return []
+        hidden: dict[str, JsonValue] = {}
+        for block, beside in blocks:
+            self._beside.append(beside)
+            for name in self.sequence(block):
+                hidden[name] = self._steps.pop(name)
+            self._beside.pop()
+        self._steps.update(hidden)
+        return list(hidden)
+
+    def _map(self, step: Step, call: Map) -> None:
+        before = {name: self._values[name] for name in (call.name, "index") if name in self._values}
+        self._values.update({call.name: self._item(call), "index": {"type": "integer"}})
+        self._maps = (*self._maps, step.step_id)
+        for name in self.sequence(call.steps):
+            del self._steps[name]
+        self._maps = self._maps[:-1]
+        for name in (call.name, "index"):
+            del self._values[name]
+        self._values.update(before)
+
+    def _item(self, call: Map) -> JsonValue:
+        """The schema of a map's items, if its list is one whole path."""
+        if not isinstance(call.over, str):
+            return {}
+        refs = used(call.over.removeprefix("${").removesuffix("}"))
+        if not refs.whole or len(refs.paths) != 1:
+            return {}
+        try:
+            return follow(self._schema, (*refs.paths[0], 0))
+        except (Unknown, Missing):
+            return {}
 
     def check(self, node: Node, source: str, *, boolean: bool = False) -> None:
         """Note what is wrong with one expression."""
@@ -122,17 +153,15 @@ class _Scope:
 
     def _unknown(self, path: Path) -> str | None:
         shown = ".".join(str(part) for part in path)
-        if path[0] not in ("input", "steps"):
-            return f"unknown name {path[0]} (known: input, steps)"
+        if path[0] not in self._values:
+            return f"unknown name {path[0]} (known: {', '.join(self._values)})"
         if path[0] == "steps":
             if len(path) == 1:
                 return "name a step: steps.<id>.output"
-            if path[1] not in self._outputs:
-                if path[1] in self._order:
-                    return f"step {path[1]} has not run at this place"
-                return f"there is no step {path[1]}"
-            if len(path) > 2 and path[2] != "output":
-                return f"a step has only `output`, not {path[2]}"
+            if path[1] not in self._steps:
+                return self._not_here(str(path[1]))
+            if len(path) > 2 and path[2] not in ("output", "error"):
+                return f"a step has only `output` and `error`, not {path[2]}"
         try:
             follow(self._schema, path)
         except Unknown:
@@ -160,6 +189,81 @@ class _Scope:
         if boolean and not isinstance(value, bool):
             return f"`{_short(source)}` must be true or false, but is {value!r} for sample values"
         return None
+
+    def _not_here(self, step_id: str) -> str:
+        """Why a step cannot be named at this place."""
+        maps = self._where.get(step_id)
+        if maps is None:
+            return f"there is no step {step_id}"
+        if maps != self._maps[: len(maps)]:
+            return f"step {step_id} runs within the map {maps[-1]}: outside, use steps.{maps[-1]}.output"
+        if any(step_id in beside for beside in self._beside):
+            return f"step {step_id} runs at the same time"
+        return f"step {step_id} has not run at this place"
+
+
+def _places(steps: tuple[Step, ...], maps: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each step's id, and the maps around it."""
+    for step in steps:
+        yield step.step_id, maps
+        inner = (*maps, step.step_id) if isinstance(step.call, Map) else maps
+        for block in step.blocks:
+            yield from _places(block, inner)
+
+
+def _ids(step: Step) -> frozenset[str]:
+    return frozenset((step.step_id, *(child for block in step.blocks for one in block for child in _ids(one))))
+
+
+def _expressions(step: Step, problems: Problems, node: Node) -> Iterator[tuple[str, str, bool]]:
+    """Where an expression stands below the step's node, its source, and whether it must be true or false."""
+    if step.when is not None:
+        yield "when", step.when, True
+    gate = gate_of(step)
+    if gate is not None and gate.when is not None:
+        yield "approval.when", gate.when, True
+    if isinstance(step.call, Branch):
+        for position, arm in enumerate(step.call.arms):
+            if arm.when is not None:
+                yield f"branch[{position}].when", arm.when, True
+    for where, value in templates_of(step):
+        for path, source in _templates(value, where, problems, node):
+            yield path, source, False
+
+
+def templates_of(step: Step) -> Iterator[tuple[str, JsonValue]]:
+    """The values of a step that may hold templates, with their place below the step."""
+    match step.call:
+        case Retrieve(query=query, metadata=metadata):
+            yield "retrieve.query", query
+            yield "retrieve.metadata", dict(metadata)
+        case ModelCall(prompt=prompt, system=system, context=context):
+            yield "model.prompt", prompt
+            yield "model.system", system
+            yield "model.context", context
+        case ToolCall(arguments=arguments):
+            yield "tool.arguments", arguments
+        case Approval(show=show):
+            yield "approval.show", show
+        case SetValue(value=value):
+            yield "set", value
+        case AgentCall(input=value):
+            yield "agent.input", value
+        case Wait(until=until, signal=signal):
+            yield "wait.until", until
+            yield "wait.signal", signal
+        case Map(over=over):
+            yield "map.over", over
+        case _:
+            pass
+
+
+def _templates(value: JsonValue, where: str, problems: Problems, node: Node) -> Iterator[tuple[str, str]]:
+    try:
+        yield from expressions(value, where)
+    except UnclosedTemplate as error:
+        at = node.at(where) if where else node
+        problems.add(at.path, at.line, str(error))
 
 
 def _put(names: dict[str, JsonValue], path: Path, value: JsonValue) -> None:

@@ -1,10 +1,23 @@
 """What is known of each step's output before it ran."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.definition import Approval, ModelCall, Retrieve, SetValue, Step, ToolCall
+from slipway_orchestrator.core.definition import (
+    AgentCall,
+    Approval,
+    Branch,
+    Map,
+    ModelCall,
+    Parallel,
+    Retrieve,
+    SetValue,
+    Step,
+    ToolCall,
+    Wait,
+)
 from slipway_orchestrator.expressions.template import has_expressions
 
 Schema = Mapping[str, JsonValue]
@@ -48,8 +61,22 @@ ANSWER = _closed(
 DECISION = _closed(decision=_TEXT, decider=_TEXT, message={}, response={})
 
 
-def output_schema(step: Step, tool_outputs: Mapping[str, Schema]) -> Schema:
-    """The schema of the step's output; empty where nothing is known. `tool_outputs` by name of the tool."""
+SIGNAL = _closed(signal=_TEXT, payload={}, by=_TEXT)
+TAKEN = _closed(taken={})
+ERROR: JsonValue = {"type": ["object", "null"], "properties": {"code": _TEXT, "message": _TEXT}}
+"""Of a step's `error`: null unless it failed and the run went on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What other services and agents tell of their outputs, by name."""
+
+    tools: Mapping[str, Schema]
+    agents: Mapping[str, Schema]
+
+
+def output_schema(step: Step, known: Known) -> Schema:
+    """The schema of the step's output; empty where nothing is known."""
     match step.call:
         case Retrieve():
             return PASSAGES
@@ -58,9 +85,21 @@ def output_schema(step: Step, tool_outputs: Mapping[str, Schema]) -> Schema:
         case Approval():
             return DECISION
         case ToolCall(name=name):
-            return tool_outputs.get(name, {})
+            return known.tools.get(name, {})
         case SetValue(value=value):
             return _of_literal(value)
+        case AgentCall(name=name):
+            return known.agents.get(name, {})
+        case Wait(signal=signal):
+            return {"type": "null"} if signal is None else SIGNAL
+        case Parallel(steps=steps) if step.named:
+            return _closed(**{child.step_id: dict(output_schema(child, known)) for child in steps})
+        case Map(steps=steps):
+            return {"type": "array", "items": dict(output_schema(steps[-1], known))}
+        case Branch():
+            return TAKEN
+        case _:
+            return {"type": "null"}
 
 
 def _of_literal(value: JsonValue) -> Schema:

@@ -2,21 +2,45 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from slipway_orchestrator.core.definition import Definition, Limits, Step
+from slipway_orchestrator.core.definition import (
+    Definition,
+    Limits,
+    LoopDetection,
+    OnLimit,
+    Scheduling,
+    Session,
+    SessionConcurrency,
+)
 from slipway_orchestrator.definitions.fields import Fields
+from slipway_orchestrator.definitions.gates import read_escalation
 from slipway_orchestrator.definitions.json_schema import SchemaRefused, check_schema
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
-from slipway_orchestrator.definitions.steps import read_step
+from slipway_orchestrator.definitions.steps import StepReader
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_SPEC_FIELDS = ("type", "description", "input", "output", "limits", "regions", "steps", "result")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_SPEC_FIELDS = (
+    "type",
+    "description",
+    "input",
+    "output",
+    "limits",
+    "regions",
+    "session",
+    "scheduling",
+    "loop_detection",
+    "escalation",
+    "steps",
+    "result",
+)
 _LIMIT_FIELDS = ("steps", "tokens", "cost_usd", "wall_time", "tool_errors", "repeats", "on_limit")
-MAX_STEPS = 100
+_MANY = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +48,10 @@ class Parsed:
     """A definition and where its steps stand in the text."""
 
     definition: Definition
-    steps: tuple[Node, ...]
+    nodes: Mapping[str, Node]
+    """The node of each step, by its id."""
     result: Node
+    escalation: Node | None
 
 
 def parse(root: Node, problems: Problems) -> Parsed | None:
@@ -45,7 +71,8 @@ def parse(root: Node, problems: Problems) -> Parsed | None:
     spec = Fields(spec_node, problems, _SPEC_FIELDS)
     _check_type(spec, problems)
     limits = _limits(spec, problems)
-    step_nodes, steps = _steps(spec, problems)
+    reader, step_list = StepReader(problems), spec.need("steps")
+    steps = () if step_list is None else reader.sequence(step_list)
     input_schema, output_schema = _schema(spec, "input", problems), _schema(spec, "output", problems)
     result = spec.need("result")
     if limits is None or result is None or not steps:
@@ -60,8 +87,12 @@ def parse(root: Node, problems: Problems) -> Parsed | None:
         regions=spec.texts("regions") if spec.get("regions") else None,
         steps=steps,
         result=result.plain(),
+        escalation=read_escalation(spec.get("escalation"), problems),
+        session=_session(spec, problems),
+        scheduling=_scheduling(spec, problems),
+        loop_detection=_loop_detection(spec, limits.on_limit, problems),
     )
-    return Parsed(definition, step_nodes, result)
+    return Parsed(definition, reader.nodes, result, spec.get("escalation"))
 
 
 def _line(fields: Fields, name: str) -> int:
@@ -84,20 +115,16 @@ def _limits(spec: Fields, problems: Problems) -> Limits | None:
     if node is None:
         return None
     fields = Fields(node, problems, _LIMIT_FIELDS)
-    on_limit = fields.get("on_limit")
-    if on_limit is not None and on_limit.content == "pause":
-        problems.add(on_limit.path, on_limit.line, "pause is not supported yet; use fail")
-    else:
-        fields.choice("on_limit", ("fail",), "fail")
-    steps = fields.whole("steps", 1, 1000, required=True)
+    on_limit: OnLimit = "pause" if fields.choice("on_limit", ("fail", "pause"), "fail") == "pause" else "fail"
+    steps = fields.whole("steps", 1, _MANY, required=True)
     tokens = fields.whole("tokens", 0, 100_000_000, required=True)
     cost = fields.money("cost_usd")
     wall_time = fields.duration("wall_time", required=True)
-    tool_errors = fields.whole("tool_errors", 1, 1000, required=True)
-    repeats = fields.whole("repeats", 1, 1000, required=True)
+    tool_errors = fields.whole("tool_errors", 1, _MANY, required=True)
+    repeats = fields.whole("repeats", 1, _MANY, required=True)
     if steps is None or tokens is None or cost is None or wall_time is None or tool_errors is None or repeats is None:
         return None
-    return Limits(steps, tokens, cost, wall_time, tool_errors, repeats)
+    return Limits(steps, tokens, cost, wall_time, tool_errors, repeats, on_limit)
 
 
 def _schema(spec: Fields, name: str, problems: Problems) -> dict[str, JsonValue]:
@@ -116,31 +143,36 @@ def _schema(spec: Fields, name: str, problems: Problems) -> dict[str, JsonValue]
     return schema if isinstance(schema, dict) else {}
 
 
-def _steps(spec: Fields, problems: Problems) -> tuple[tuple[Node, ...], tuple[Step, ...]]:
-    node = spec.need("steps")
+def _session(spec: Fields, problems: Problems) -> Session:
+    node = spec.get("session")
     if node is None:
-        return (), ()
-    if not isinstance(node.content, list) or not node.content:
-        problems.add(node.path, node.line, "must be a list of at least one step")
-        return (), ()
-    if len(node.content) > MAX_STEPS:
-        problems.add(node.path, node.line, f"must have at most {MAX_STEPS} steps")
-        return (), ()
-    nodes: list[Node] = []
-    steps: list[Step] = []
-    seen: dict[str, str] = {}
-    for item in node.content:
-        step = read_step(item, problems)
-        if step is None:
-            continue
-        if step.step_id in seen:
-            id_node = item.at("id")
-            problems.add(id_node.path, id_node.line, f"{step.step_id} is the id of {seen[step.step_id]} already")
-            continue
-        seen[step.step_id] = item.path
-        nodes.append(item)
-        steps.append(step)
-    return tuple(nodes), tuple(steps)
+        return Session()
+    chosen = Fields(node, problems, ("concurrency",)).choice("concurrency", ("refuse", "queue", "interrupt"), "queue")
+    concurrency: SessionConcurrency = (
+        "refuse" if chosen == "refuse" else "interrupt" if chosen == "interrupt" else "queue"
+    )
+    return Session(concurrency)
+
+
+def _scheduling(spec: Fields, problems: Problems) -> Scheduling:
+    node = spec.get("scheduling")
+    if node is None:
+        return Scheduling()
+    fields = Fields(node, problems, ("concurrency", "worker_pool"))
+    pool = fields.text("worker_pool", most=63) or ""
+    if pool and not _LABEL.fullmatch(pool):
+        at = node.at("worker_pool")
+        problems.add(at.path, at.line, "must be lower-case letters, digits and inner . _ -")
+    return Scheduling(fields.whole("concurrency", 1, _MANY), pool)
+
+
+def _loop_detection(spec: Fields, on_limit: OnLimit, problems: Problems) -> LoopDetection | None:
+    node = spec.get("loop_detection")
+    if node is None:
+        return None
+    fields = Fields(node, problems, ("on", "turns_without_progress"))
+    on: OnLimit = "pause" if fields.choice("on", ("fail", "pause"), on_limit) == "pause" else "fail"
+    return LoopDetection(on, fields.whole("turns_without_progress", 2, 1000) or 8)
 
 
 def canonical_text(root: Node) -> str:

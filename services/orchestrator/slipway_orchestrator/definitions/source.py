@@ -12,7 +12,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from slipway_orchestrator.definitions.problems import Problems
 
 _PREFIX = "tag:yaml.org,2002:"
-_MAX_DEPTH = 40
+_MAX_DEPTH = 80
 Content = None | bool | int | float | str | list["Node"] | dict[str, "Node"]
 
 

@@ -1,171 +1,187 @@
-"""Reading one step."""
+"""Reading steps, and the steps within them."""
 
 import re
 
-from pydantic import JsonValue
-
-from slipway_orchestrator.core.definition import (
-    Approval,
-    Call,
-    Gate,
-    ModelCall,
-    OnExpiry,
-    Retrieve,
-    Retry,
-    SetValue,
-    Step,
-    ToolCall,
-)
+from slipway_orchestrator.core.definition import MAX_ITEMS, Arm, Branch, Call, Map, Parallel, Step
+from slipway_orchestrator.definitions.calls import read_call
 from slipway_orchestrator.definitions.fields import Fields
+from slipway_orchestrator.definitions.gates import read_retry
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
+from slipway_orchestrator.expressions.template import has_expressions
 
 STEP_ID = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_APPROVER = re.compile(r"(role|user):[^\s:][^\s]{0,199}")
-_TYPES = ("retrieve", "model", "tool", "set", "approval")
-_LATER = ("parallel", "map", "branch", "agent", "wait", "loop")
+MAX_STEPS = 5000
+"""Of one definition, wherever they stand."""
+MAX_NESTING = 10
+"""Steps that stand in one another."""
+MAX_SIDE_BY_SIDE = 100
+"""Steps of one `parallel`, arms of one `branch`, items of a map at the same time."""
+_LEAVES = ("retrieve", "model", "tool", "set", "approval", "agent", "wait")
+_CONTAINERS = ("parallel", "map", "branch")
+_TYPES = (*_LEAVES, *_CONTAINERS)
+_RETRIED = ("retrieve", "model", "tool", "agent")
+_TIMED = ("retrieve", "model", "tool")
 _COMMON = ("id", "when", "retry", "on_error", "timeout")
-_CODE = re.compile(r"[A-Z][A-Z0-9_]*")
+_KEYWORDS = frozenset({"fail", "continue", "escalate"})
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_TAKEN = frozenset({"input", "steps", "index", "true", "false", "null", "in"})
 
-DEFAULT_RETRY = Retry(8, 1.0, 30.0, frozenset({"UNAVAILABLE"}))
-"""For steps that declare none: an executor that is away for a minute (a restart, an upgrade) does not fail a run."""
-DEFAULT_TIMEOUT = {"retrieve": 60.0, "model": 300.0, "tool": 330.0, "set": 10.0, "approval": 10.0}
+DEFAULT_TIMEOUT = {"retrieve": 60.0, "model": 300.0, "tool": 330.0}
 """Seconds of one attempt; tools bound themselves at 5 minutes."""
 
 
-def read_step(node: Node, problems: Problems) -> Step | None:
-    """The step; None when it is too broken to be looked at further."""
-    if not isinstance(node.content, dict):
-        problems.add(node.path, node.line, "must be a mapping with id and one of " + ", ".join(_TYPES))
-        return None
-    later = [name for name in _LATER if name in node.content]
-    if later:
-        child = node.content[later[0]]
-        problems.add(child.path, child.line, f"{later[0]} steps are not supported yet")
-        return None
-    fields = Fields(node, problems, (*_COMMON, *_TYPES))
-    types = [name for name in _TYPES if name in node.content]
-    if "tool" in types and "approval" in types:
-        types.remove("approval")
-    if len(types) != 1:
-        problems.add(node.path, node.line, "must have exactly one of " + ", ".join(_TYPES))
-        return None
-    step_id = fields.text("id", required=True)
-    if step_id is not None and not STEP_ID.fullmatch(step_id):
-        id_node = node.content["id"]
-        problems.add(id_node.path, id_node.line, "must be lower-case letters, digits and _, beginning with a letter")
-        step_id = None
-    call = _READERS[types[0]](fields, node.content[types[0]], problems)
-    retry = _retry(fields, types[0], problems)
-    on_error = _on_error(fields, problems)
-    timeout = fields.duration("timeout", most=3600.0) or DEFAULT_TIMEOUT[types[0]]
-    when = fields.text("when", most=4096)
-    if step_id is None or call is None:
-        return None
-    return Step(step_id, call, when, retry, on_error, timeout)
+class StepReader:
+    """Reads the steps of one definition: their ids are unique in it."""
 
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self.nodes: dict[str, Node] = {}
+        """Where each step stands in the text, by its id."""
+        self._count = 0
+        self._unnamed = dict.fromkeys(_CONTAINERS, 0)
 
-def _retrieve(_fields: Fields, node: Node, problems: Problems) -> Call | None:
-    inner = Fields(node, problems, ("collection", "query", "limit", "alpha", "metadata"))
-    collection, query = inner.text("collection", required=True, most=63), inner.text("query", required=True)
-    if collection is None or query is None:
-        return None
-    return Retrieve(
-        collection,
-        query,
-        inner.whole("limit", 1, 50) or 5,
-        inner.number("alpha", 0, 1),
-        inner.string_map("metadata", 32),
-    )
+    def sequence(self, node: Node, depth: int = 1) -> tuple[Step, ...]:
+        """Steps one after the other."""
+        if not isinstance(node.content, list) or not node.content:
+            self._wrong(node, "must be a list of at least one step")
+            return ()
+        if depth > MAX_NESTING:
+            self._wrong(node, f"steps may stand at most {MAX_NESTING} deep in one another")
+            return ()
+        self._count += len(node.content)
+        if self._count > MAX_STEPS:
+            self._wrong(node, f"must have at most {MAX_STEPS} steps in all")
+            return ()
+        read = [self._step(item, depth) for item in node.content]
+        steps = tuple(step for step in read if step is not None)
+        self._check_handlers(steps)
+        return steps
 
+    def _wrong(self, node: Node, message: str) -> None:
+        self._problems.add(node.path, node.line, message)
 
-def _model(_fields: Fields, node: Node, problems: Problems) -> Call | None:
-    known = ("prompt", "system", "context", "task", "model", "max_tokens", "temperature")
-    inner = Fields(node, problems, known)
-    prompt = inner.text("prompt", required=True)
-    if prompt is None:
-        return None
-    if inner.get("task") is None and inner.get("model") is None:
-        problems.add(node.path, node.line, "needs a task or a model")
-    return ModelCall(
-        prompt,
-        inner.text("system"),
-        inner.text("context"),
-        inner.text("task", most=100) or "",
-        inner.text("model", most=200) or "",
-        inner.whole("max_tokens", 1, 1_000_000),
-        inner.number("temperature", 0, 2),
-    )
+    def _step(self, node: Node, depth: int) -> Step | None:
+        if not isinstance(node.content, dict):
+            self._wrong(node, "must be a mapping with id and one of " + ", ".join(_TYPES))
+            return None
+        fields = Fields(node, self._problems, (*_COMMON, *_TYPES))
+        types = [name for name in _TYPES if name in node.content]
+        if "tool" in types and "approval" in types:
+            types.remove("approval")
+        if len(types) != 1:
+            self._wrong(node, "must have exactly one of " + ", ".join(_TYPES))
+            return None
+        (kind,) = types
+        step_id = self._id(fields, node, kind)
+        content = node.content[kind]
+        call = self._container(kind, content, depth) if kind in _CONTAINERS else None
+        if kind in _LEAVES:
+            call = read_call(kind, fields, content, self._problems)
+        retry = read_retry(fields, kind, _RETRIED, self._problems)
+        on_error = self._on_error(fields, kind)
+        timeout = fields.duration("timeout", most=3600.0)
+        when = fields.text("when", most=4096)
+        found = fields.get("timeout")
+        if found is not None and kind not in _TIMED and timeout is not None:
+            self._wrong(found, f"a {kind} step has no attempts that could take too long")
+        if step_id is None or call is None:
+            return None
+        named = fields.get("id") is not None
+        return Step(step_id, call, when, retry, on_error, timeout or DEFAULT_TIMEOUT.get(kind, 10.0), named)
 
+    def _id(self, fields: Fields, node: Node, kind: str) -> str | None:
+        if kind in _CONTAINERS and fields.get("id") is None:
+            self._unnamed[kind] += 1
+            step_id = f"{kind}_{self._unnamed[kind]}"
+        else:
+            given = fields.text("id", required=True)
+            if given is None:
+                return None
+            if not STEP_ID.fullmatch(given) or given in _KEYWORDS:
+                wrong = "must be lower-case letters, digits and _, beginning with a letter"
+                self._wrong(node.at("id"), f"{wrong}; fail, continue and escalate are taken")
+                return None
+            step_id = given
+        if step_id in self.nodes:
+            self._wrong(node.at("id"), f"{step_id} is the id of {self.nodes[step_id].path} already")
+            return None
+        self.nodes[step_id] = node
+        return step_id
 
-def _tool(fields: Fields, node: Node, problems: Problems) -> Call | None:
-    inner = Fields(node, problems, ("name", "arguments"))
-    name = inner.text("name", required=True, most=64)
-    arguments = inner.get("arguments")
-    if arguments is not None and not isinstance(arguments.content, dict):
-        problems.add(arguments.path, arguments.line, "must be a mapping")
-    approval = fields.get("approval")
-    gate = None if approval is None else _gate(approval, problems, ("when",))
-    if name is None:
-        return None
-    values: JsonValue = arguments.plain() if arguments is not None else {}
-    return ToolCall(name, values, gate)
+    def _container(self, kind: str, node: Node, depth: int) -> Call | None:
+        match kind:
+            case "parallel":
+                steps = self.sequence(node, depth + 1)
+                if len(steps) > MAX_SIDE_BY_SIDE:
+                    self._wrong(node, f"must have at most {MAX_SIDE_BY_SIDE} steps; use map for more")
+                for step in steps:
+                    if step.handler is not None:
+                        at = self.nodes[step.step_id].at("on_error")
+                        self._wrong(at, "there is no later step in a parallel step to go on at")
+                return Parallel(steps) if steps else None
+            case "map":
+                return self._map(node, depth)
+            case _:
+                return self._branch(node, depth)
 
+    def _map(self, node: Node, depth: int) -> Call | None:
+        fields = Fields(node, self._problems, ("over", "as", "concurrency", "step", "steps"))
+        over, name = fields.need("over"), fields.text("as", most=63) or "item"
+        if not _NAME.fullmatch(name) or name in _TAKEN:
+            self._wrong(node.at("as"), f"must be a name of lower-case letters, digits and _, not {name}")
+        concurrency = fields.whole("concurrency", 1, MAX_SIDE_BY_SIDE) or 10
+        one, several = fields.get("step"), fields.get("steps")
+        if (one is None) == (several is None):
+            self._wrong(node, "must have exactly one of step, steps")
+            return None
+        if several is None and one is not None:
+            several = Node([one], one.path, one.line)
+        steps = () if several is None else self.sequence(several, depth + 1)
+        if over is None or not steps:
+            return None
+        if not isinstance(over.content, list) and not (isinstance(over.content, str) and has_expressions(over.content)):
+            self._wrong(over, "must be a list, or a template that gives one, such as ${steps.list.output.items}")
+        if isinstance(over.content, list) and len(over.content) > MAX_ITEMS:
+            self._wrong(over, f"must have at most {MAX_ITEMS} items")
+        return Map(over.plain(), name, concurrency, steps)
 
-def _approval(_fields: Fields, node: Node, problems: Problems) -> Call | None:
-    gate = _gate(node, problems, ("show",))
-    if not isinstance(node.content, dict) or gate is None:
-        return None
-    show = node.content.get("show")
-    if show is None:
-        problems.add(f"{node.path}.show", node.line, "is missing: what the approver sees")
-        return None
-    return Approval(show.plain(), gate)
+    def _branch(self, node: Node, depth: int) -> Call | None:
+        if not isinstance(node.content, list) or not 0 < len(node.content) <= MAX_SIDE_BY_SIDE:
+            self._wrong(node, f"must be a list of 1 to {MAX_SIDE_BY_SIDE} arms with when (or else: true) and steps")
+            return None
+        arms: list[Arm] = []
+        for position, item in enumerate(node.content):
+            fields = Fields(item, self._problems, ("when", "else", "steps"))
+            when, otherwise = fields.text("when", most=4096), fields.get("else")
+            if (fields.get("when") is None) == (otherwise is None):
+                self._wrong(item, "must have exactly one of when, else")
+            if otherwise is not None and (otherwise.content is not True or position + 1 < len(node.content)):
+                self._wrong(otherwise, "must be true, and in the last arm")
+            within = fields.need("steps")
+            steps = () if within is None else self.sequence(within, depth + 1)
+            arms.append(Arm(when, steps))
+        return Branch(tuple(arms)) if all(arm.steps for arm in arms) else None
 
+    def _on_error(self, fields: Fields, kind: str) -> str:
+        text = fields.text("on_error", most=63) or "fail"
+        if text == "escalate" and kind not in _RETRIED:
+            found = fields.node.at("on_error")
+            self._wrong(found, f"a {kind} step has no attempt that a person could ask for again; use fail or continue")
+            return "fail"
+        return text
 
-def _set(_fields: Fields, node: Node, _problems: Problems) -> Call | None:
-    return SetValue(node.plain())
-
-
-_READERS = {"retrieve": _retrieve, "model": _model, "tool": _tool, "approval": _approval, "set": _set}
-
-
-def _gate(node: Node, problems: Problems, extra: tuple[str, ...]) -> Gate | None:
-    fields = Fields(node, problems, (*extra, "approvers", "expires", "on_expiry"))
-    approvers = fields.texts("approvers", required=True)
-    for index, approver in enumerate(approvers):
-        if not _APPROVER.fullmatch(approver):
-            problems.add(f"{node.path}.approvers[{index}]", node.line, "must be role:NAME or user:NAME")
-    on_expiry: OnExpiry = "fail" if fields.choice("on_expiry", ("reject", "fail"), "reject") == "fail" else "reject"
-    when = fields.text("when", most=4096) if "when" in extra else None
-    return Gate(approvers, when, fields.duration("expires"), on_expiry)
-
-
-def _retry(fields: Fields, step_type: str, problems: Problems) -> Retry:
-    node = fields.get("retry")
-    if node is None:
-        return DEFAULT_RETRY
-    if step_type in ("set", "approval"):
-        problems.add(node.path, node.line, f"a {step_type} step performs nothing that could be retried")
-    inner = Fields(node, problems, ("attempts", "backoff", "max_backoff", "on"))
-    attempts = inner.whole("attempts", 1, 100, required=True) or 1
-    backoff = inner.duration("backoff", most=3600.0) or 1.0
-    most = inner.duration("max_backoff", most=86400.0) or max(backoff, 30.0)
-    if most < backoff:
-        problems.add(node.path, node.line, "max_backoff must not be less than backoff")
-    codes = inner.texts("on")
-    for index, code in enumerate(codes):
-        if not _CODE.fullmatch(code):
-            problems.add(f"{node.path}.on[{index}]", node.line, "must be a code such as UNAVAILABLE or TIMEOUT")
-    return Retry(attempts, backoff, most, frozenset(codes) or None)
-
-
-def _on_error(fields: Fields, problems: Problems) -> str:
-    node = fields.get("on_error")
-    if node is None or node.content == "fail":
-        return "fail"
-    if node.content == "continue":
-        return "continue"
-    what = "escalate is" if node.content == "escalate" else "going on at another step is"
-    problems.add(node.path, node.line, f"{what} not supported yet; use fail or continue")
-    return "fail"
+    def _check_handlers(self, steps: tuple[Step, ...]) -> None:
+        """A step that fails can go on later in its sequence only: never in a circle, never in the middle of others."""
+        order = {step.step_id: position for position, step in enumerate(steps)}
+        for position, step in enumerate(steps):
+            handler = step.handler
+            if handler is None or order.get(handler, -1) > position:
+                continue
+            at = self.nodes[step.step_id].at("on_error")
+            if handler in order:
+                self._wrong(at, f"step {handler} does not come later: that would be a cycle")
+            else:
+                self._wrong(
+                    at, f"must be fail, continue, escalate or a later step beside it; there is no step {handler}"
+                )

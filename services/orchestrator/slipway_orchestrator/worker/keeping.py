@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from slipway_chassis.errors import Unavailable
 
-from slipway_orchestrator.store.leases import Lease, LeaseLost, Leases
+from slipway_orchestrator.store.committing import LeaseLost
+from slipway_orchestrator.store.leases import Lease, Leases
 
 PATIENCE = 60.0
 """Seconds without progress, and with nothing under way, after which a lease is not renewed any more."""

@@ -10,19 +10,32 @@ from slipway_chassis.errors import SlipwayError
 from slipway_chassis.telemetry import span
 
 from slipway_orchestrator.core.actions import Perform
-from slipway_orchestrator.core.definition import Definition, ModelCall, Retrieve, ToolCall
+from slipway_orchestrator.core.definition import (
+    Definition,
+    History,
+    ModelCall,
+    Remember,
+    Retrieve,
+    Summary,
+    ToolCall,
+    Turn,
+)
 from slipway_orchestrator.core.events import Event, StepCompleted, StepRetrying, StepUncertain
 from slipway_orchestrator.core.limits import limits_of, wall_deadline
 from slipway_orchestrator.core.outcomes import MAX_MESSAGE, failed
 from slipway_orchestrator.core.retry import Failure, backoff, tries_again
 from slipway_orchestrator.core.state import RunState
 from slipway_orchestrator.peers import Peers
-from slipway_orchestrator.store.leases import Lease, LeaseLost
+from slipway_orchestrator.store.committing import LeaseLost
+from slipway_orchestrator.store.leases import Lease
 from slipway_orchestrator.worker.answering import ask_model
 from slipway_orchestrator.worker.attempt import Attempt, AttemptFailed, failure_of
 from slipway_orchestrator.worker.invoking import call_tool
 from slipway_orchestrator.worker.metrics import STEP_SECONDS, STEPS
 from slipway_orchestrator.worker.retrieving import retrieve
+from slipway_orchestrator.worker.sessions import read_history, remember
+from slipway_orchestrator.worker.sources import Sources
+from slipway_orchestrator.worker.turning import Turns
 
 GRACE = 5.0
 """Seconds over the step's own time-out that an attempt has to end by itself."""
@@ -32,8 +45,9 @@ Stream = Callable[[int, str], Awaitable[None]]
 class Performer:
     """Performs attempts against the services below."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, sources: Sources) -> None:
         self._peers = peers
+        self._turns = Turns(peers, sources)
 
     async def perform(
         self,
@@ -57,7 +71,7 @@ class Performer:
             try:
                 async with asyncio.timeout(step.timeout + GRACE):
                     attempt = await self._prepare(lease, state, definition, action, token, stream)
-                    completed = await self._call(attempt)
+                    completed = await self._call(definition, attempt)
                 outcome = "completed"
                 return completed
             except AttemptFailed as error:
@@ -100,8 +114,16 @@ class Performer:
             stream=stream,
         )
 
-    async def _call(self, attempt: Attempt) -> StepCompleted:
+    async def _call(self, definition: Definition, attempt: Attempt) -> StepCompleted:
         match attempt.perform.step.call:
+            case Turn() as call if definition.loop is not None:
+                return await self._turns.take(definition, definition.loop, call, attempt)
+            case Summary() as call if definition.loop is not None:
+                return await self._turns.sum_up(definition.loop, call, attempt)
+            case History():
+                return await read_history(self._peers, attempt)
+            case Remember() as call:
+                return await remember(self._peers, call, attempt)
             case Retrieve() as call:
                 return await retrieve(self._peers, call, attempt)
             case ModelCall() as call:
