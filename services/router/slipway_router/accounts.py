@@ -51,6 +51,11 @@ class Accounts:
 
         return await self._surely(close())
 
+    async def kept(self, record: CallRecord, question: Question) -> Record:
+        """The call was answered from the tenant's cache: nothing was bought."""
+        record.end(OK)
+        return await self._surely(self._settle(record, question))
+
     async def failed(
         self, record: CallRecord, question: Question, error: SlipwayError, attempt: Underway[Any] | None = None
     ) -> None:

@@ -59,7 +59,9 @@ class ChatAnswer:
 
     def replay(self) -> Iterator[StreamEvent]:
         """The answer as the events of a stream, its text in one delta."""
-        yield StreamStarted(self.model, self.catalogue_model, self.attempts, self.request_id, self.routing)
+        yield StreamStarted(
+            self.model, self.catalogue_model, self.attempts, self.request_id, self.routing, self.spent.cached
+        )
         if self.content:
             yield TextDelta(self.content)
         yield from self.tool_calls

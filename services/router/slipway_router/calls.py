@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import hashlib
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import asdict, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from slipway_chassis.caller import Caller
@@ -13,6 +11,7 @@ from slipway_chassis.errors import InvalidArgument, SlipwayError
 
 from slipway_router import evidence_data, metrics
 from slipway_router.accounts import Accounts
+from slipway_router.answer_cache import AnswerCache, Kept
 from slipway_router.answers import ChatAnswer, Collected, EmbeddingsAnswer
 from slipway_router.call_record import CallRecord
 from slipway_router.catalogue import Catalogue, Model
@@ -22,6 +21,7 @@ from slipway_router.chat import (
     Effect,
     EmbeddingsRequest,
     Piece,
+    Record,
     StreamEvent,
     StreamFinished,
     StreamStarted,
@@ -33,6 +33,7 @@ from slipway_router.errors import ContentFiltered
 from slipway_router.failover import AttemptTimes, Failover, Underway
 from slipway_router.measurements import Measurements
 from slipway_router.permissions import ModelPermissions
+from slipway_router.question import fingerprint
 from slipway_router.routing import Plan, Proposal, check_candidates, plan, routing_of
 from slipway_router.wire.pool import WirePool
 
@@ -78,6 +79,7 @@ class ModelCalls:
         pool: WirePool,
         accounts: Accounts,
         ledger: Ledger,
+        cache: AnswerCache,
     ) -> None:
         self._catalogue = catalogue
         self._permissions = permissions
@@ -87,6 +89,7 @@ class ModelCalls:
         self._pool = pool
         self._accounts = accounts
         self._ledger = ledger
+        self._cache = cache
 
     async def explain(self, caller: Caller, request: ChatRequest) -> Plan:
         """The plan for a request that is not sent."""
@@ -171,8 +174,10 @@ class ModelCalls:
         async def start(model: Model, times: AttemptTimes) -> Completion:
             return _judged(model, await self._pool.client(model.provider).chat(model, request, times), times)
 
+        made, kept = await self._planned_or_kept(caller, record, question, request, streamed=False)
+        if kept is not None:
+            return await self._kept(kept, record, question)
         try:
-            made = await self._plan_of_chat(caller, record, request, streamed=False)
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
             await self._accounts.failed(record, question, error)
@@ -186,20 +191,9 @@ class ModelCalls:
         record.output = evidence_data.chat_output(completion.content, completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
         await self._sticky.answered(made, caller.tenant, request.session_id, attempt.candidate.model.name)
-        return ChatAnswer(
-            content=completion.content,
-            tool_calls=completion.tool_calls,
-            refusal=completion.refusal,
-            finish_reason=completion.finish_reason,
-            model=completion.model,
-            catalogue_model=attempt.candidate.model.name,
-            spent=record.spent,
-            attempts=len(record.attempts),
-            request_id=record.request_id,
-            record=reference,
-            create_time=record.end_time,
-            routing=routing_of(made),
-        )
+        answer = _answer(record, completion, completion.content, reference)
+        await self._cache.keep(caller, request, made, answer)
+        return answer
 
     async def _embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
         record = CallRecord.begin(
@@ -236,8 +230,12 @@ class ModelCalls:
         record = _begin(caller, request)
         question = evidence_data.chat_question(request)
         attempt: Underway[_Opened] | None = None
+        made, kept = await self._planned_or_kept(caller, record, question, request, streamed=True)
+        if kept is not None:
+            for event in (await self._kept(kept, record, question)).replay():
+                yield event
+            return
         try:
-            made = await self._plan_of_chat(caller, record, request, streamed=True)
             attempt = await self._failover.first(
                 made, record, lambda m, times: self._open(m, request, times), _Opened.aclose
             )
@@ -268,9 +266,28 @@ class ModelCalls:
         record.output = evidence_data.chat_output("".join(record.text), completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
         await self._sticky.answered(made, caller.tenant, request.session_id, model.name)
+        answer = _answer(record, completion, "".join(record.text) or None, reference)
+        await self._cache.keep(caller, request, made, answer)
         for call in completion.tool_calls:
             yield call
         yield StreamFinished(completion.finish_reason, record.spent, reference)
+
+    async def _kept(self, kept: Kept, record: CallRecord, question: Mapping[str, object]) -> ChatAnswer:
+        """The answer to the same question, for nothing."""
+        answer = kept.answer
+        record.candidate, record.returned_model, record.cached = kept.candidate, answer.model, True
+        record.output = evidence_data.answer_output(answer)
+        reference = await self._accounts.kept(record, question)
+        assert record.plan is not None  # noqa: S101 - it was made before the cache was asked
+        return replace(
+            answer,
+            spent=record.spent,
+            attempts=0,
+            request_id=record.request_id,
+            record=reference,
+            create_time=record.end_time,
+            routing=routing_of(record.plan),
+        )
 
     async def _open(self, model: Model, request: ChatRequest, times: AttemptTimes) -> "_Opened":
         opened = _Opened(self._pool.client(model.provider).stream(model, request, times))
@@ -278,6 +295,26 @@ class ModelCalls:
         if isinstance(opened.piece, Completion):
             _judged(model, opened.piece, times)
         return opened
+
+    async def _planned_or_kept(
+        self,
+        caller: Caller,
+        record: CallRecord,
+        question: Mapping[str, object],
+        request: ChatRequest,
+        *,
+        streamed: bool,
+    ) -> tuple[Plan, Kept | None]:
+        """The plan of a request that is sent, and the answer if the tenant's cache has it; raises why there is none."""
+        try:
+            made = await self._plan_of_chat(caller, record, request, streamed=streamed)
+            return made, await self._cache.find(caller, request, made)
+        except SlipwayError as error:
+            await self._accounts.failed(record, question, error)
+            raise
+        except asyncio.CancelledError:
+            await self._accounts.left(record, question)
+            raise
 
     async def _plan_of_chat(self, caller: Caller, record: CallRecord, request: ChatRequest, *, streamed: bool) -> Plan:
         """The plan of a request that is sent; raises why there is none."""
@@ -318,12 +355,23 @@ class _Opened:
         await self._pieces.aclose()
 
 
-def fingerprint(request: ChatRequest | EmbeddingsRequest) -> bytes:
-    """SHA-256 of what is asked for, without the ids of this one attempt at asking."""
-    asked = replace(request, effect=None)
-    if isinstance(asked, ChatRequest):
-        asked = replace(asked, request_id="")
-    return hashlib.sha256(json.dumps(asdict(asked), sort_keys=True, default=str).encode()).digest()
+def _answer(record: CallRecord, completion: Completion, content: str | None, reference: Record) -> ChatAnswer:
+    assert record.plan is not None  # noqa: S101 - it was answered
+    assert record.candidate is not None  # noqa: S101 - by this one
+    return ChatAnswer(
+        content=content,
+        tool_calls=completion.tool_calls,
+        refusal=completion.refusal,
+        finish_reason=completion.finish_reason,
+        model=completion.model,
+        catalogue_model=record.candidate.model.name,
+        spent=record.spent,
+        attempts=len(record.attempts),
+        request_id=record.request_id,
+        record=reference,
+        create_time=record.end_time,
+        routing=routing_of(record.plan),
+    )
 
 
 def _begin(caller: Caller, request: ChatRequest) -> CallRecord:

@@ -174,6 +174,8 @@ class StreamStarted:
     attempts: int
     request_id: str
     routing: Routing
+    cached: bool = False
+    """It comes from the tenant's cache: nothing is bought."""
 
 
 @dataclass(frozen=True, slots=True)

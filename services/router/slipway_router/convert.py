@@ -144,6 +144,7 @@ def stream_response(event: StreamEvent) -> pb.StreamChatCompletionResponse:
                 catalogue_model=event.catalogue_model,
                 attempts=event.attempts,
                 request_id=event.request_id,
+                cached=event.cached,
                 routing=_routing(event.routing),
             )
             return pb.StreamChatCompletionResponse(started=started)

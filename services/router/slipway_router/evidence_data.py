@@ -6,6 +6,7 @@ from typing import Any
 
 from slipway_chassis.jcs import digest
 
+from slipway_router.answers import ChatAnswer
 from slipway_router.call_record import CallRecord
 from slipway_router.chat import ChatRequest, Completion, EmbeddingsRequest, ToolCall
 
@@ -51,6 +52,19 @@ def chat_output(text: str | None, completion: Completion) -> dict[str, object]:
             "tool_calls": _calls(completion.tool_calls),
             "refusal": completion.refusal or None,
             "finish_reason": completion.finish_reason,
+        }
+    )
+
+
+def answer_output(answer: ChatAnswer) -> dict[str, object]:
+    """An answer that was kept, given once more."""
+    return _present(
+        {
+            "content": answer.content,
+            "tool_calls": _calls(answer.tool_calls),
+            "refusal": answer.refusal or None,
+            "finish_reason": answer.finish_reason,
+            "kept_from": answer.request_id,
         }
     )
 

@@ -20,6 +20,7 @@ from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 
 from slipway_router.accounts import Accounts
+from slipway_router.answer_cache import AnswerCache
 from slipway_router.books import Books
 from slipway_router.books_store import PostgresBooks
 from slipway_router.budget_store import BudgetStore
@@ -82,6 +83,7 @@ async def serve(settings: RouterSettings) -> None:
         pool=wires,
         accounts=accounts,
         ledger=ledger,
+        cache=AnswerCache(redis, keys, database, lambda: catalogue.current().cache_seconds),
     )
 
     def servicers(server: grpc.aio.Server) -> list[str]:

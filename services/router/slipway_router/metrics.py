@@ -65,6 +65,12 @@ soft_limits = Counter("slipway_router_soft_limits", "Soft limits of budgets that
 budget_refusals = Counter(
     "slipway_router_budget_refusals", "Attempts that no budget had room for, by scope", ["scope"], registry=registry
 )
+cache_lookups = Counter(
+    "slipway_router_cache_lookups",
+    "Questions of tenants with a cache, by what was found",
+    ["result"],
+    registry=registry,
+)
 throttled = Counter(
     "slipway_router_throttled",
     "Calls that the limits of a model made wait for their turn, or refused",

@@ -34,6 +34,7 @@ _HEADERS: Final = {
     "x-slipway-cost-usd": "Cost of all attempts; absent in a stream, whose cost stands in its usage chunk.",
     "x-slipway-attempts": "Attempts made, the successful one included.",
     "x-slipway-request-id": "Id of the call, for `GET /v1/usage/{request_id}`.",
+    "x-slipway-cache": "`hit` when the answer comes from the tenant's cache and cost nothing; absent otherwise.",
     "x-slipway-route": "Route that applied; absent when a model was named.",
     "x-slipway-task": "Task that chose the route; absent without one.",
     "x-slipway-task-source": "`stated`, or `classified`: proposed by the catalogue's classifier.",
@@ -84,9 +85,14 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         "x-slipway-cost-usd": dollars_text(answer.usage.cost),
         "x-slipway-attempts": str(answer.attempts),
         "x-slipway-request-id": request_id,
+        **_cache_header(answer.usage.cached),
         **_routing_headers(answer.routing),
     }
     return JSONResponse(answers.completion(answer, f"chatcmpl-{request_id}"), headers=headers)
+
+
+def _cache_header(cached: bool) -> dict[str, str]:
+    return {"x-slipway-cache": "hit"} if cached else {}
 
 
 async def _stream(calls: Calls, message: pb.ChatRequest, *, include_usage: bool) -> Response:
@@ -107,6 +113,7 @@ async def _stream(calls: Calls, message: pb.ChatRequest, *, include_usage: bool)
         "x-slipway-model": started.catalogue_model,
         "x-slipway-attempts": str(started.attempts),
         "x-slipway-request-id": request_id,
+        **_cache_header(started.cached),
         **_routing_headers(started.routing),
         **sse.HEADERS,
     }
