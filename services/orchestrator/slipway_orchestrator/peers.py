@@ -25,6 +25,7 @@ class Peers:
 
     router: router_pb2_grpc.RouterServiceStub
     knowledge: memory_pb2_grpc.KnowledgeServiceStub
+    sessions: memory_pb2_grpc.SessionsServiceStub
     tools: tools_pb2_grpc.ToolsServiceStub
     identity: identity_pb2_grpc.IdentityServiceStub
     channels: tuple[Any, ...]
@@ -36,6 +37,7 @@ class Peers:
         return cls(
             router_pb2_grpc.RouterServiceStub(channels[0]),
             memory_pb2_grpc.KnowledgeServiceStub(channels[1]),
+            memory_pb2_grpc.SessionsServiceStub(channels[1]),
             tools_pb2_grpc.ToolsServiceStub(channels[2]),
             identity_pb2_grpc.IdentityServiceStub(channels[3]),
             channels,
@@ -57,6 +59,7 @@ class Peers:
             tool.digest,
             json.loads(tool.input_schema_json or "{}"),
             json.loads(tool.output_schema_json or "{}"),
+            tool.description,
         )
 
 

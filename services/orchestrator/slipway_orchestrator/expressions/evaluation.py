@@ -69,6 +69,10 @@ class Names:
     declared: Mapping[str, JsonValue]
     """With numbers as their schemas declare them: CEL does not mix whole numbers and fractions."""
 
+    def with_value(self, name: str, value: JsonValue) -> "Names":
+        """The same names and one more."""
+        return Names({**self.exact, name: value}, {**self.declared, name: value})
+
 
 class Evaluator:
     """Evaluates expressions over `input` and `steps`."""

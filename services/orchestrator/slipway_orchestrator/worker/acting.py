@@ -22,6 +22,7 @@ from slipway_orchestrator.core.actions import (
 from slipway_orchestrator.core.definition import Definition, ToolCall
 from slipway_orchestrator.core.events import ApprovalRequested, RunWaiting
 from slipway_orchestrator.core.outcomes import failed
+from slipway_orchestrator.core.workflow.decider import Workflow
 from slipway_orchestrator.definitions.catalogue import ToolDescription
 from slipway_orchestrator.worker.announcing import run_channel
 from slipway_orchestrator.worker.asking import ask
@@ -48,11 +49,11 @@ class Done:
 class Acting:
     """Acts for one run."""
 
-    def __init__(self, held: Held, definition: Definition, beginning: Beginning) -> None:
+    def __init__(self, held: Held, definition: Definition, decider: Workflow, beginning: Beginning) -> None:
         self._held = held
         self._definition = definition
         self._beginning = beginning
-        self.children = Children(held, definition)
+        self.children = Children(held, decider)
         self._described: dict[str, ToolDescription] = {}
         self._away: dict[str, datetime] = {}
         """Tools whose registry is away, and when to ask again."""

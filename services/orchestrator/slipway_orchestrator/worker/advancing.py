@@ -8,10 +8,11 @@ from slipway_chassis.logs import get_logger
 from slipway_orchestrator.core.actions import Action, Decider, Ended, Park, Perform
 from slipway_orchestrator.core.definition import Definition
 from slipway_orchestrator.core.events import RunFailed, RunPaused, RunRecovered
+from slipway_orchestrator.core.loop.decider import decider_of
 from slipway_orchestrator.core.retry import Failure
 from slipway_orchestrator.core.state import fold
-from slipway_orchestrator.core.workflow.decider import Workflow
-from slipway_orchestrator.store.leases import Lease, LeaseLost, SettledMeanwhile
+from slipway_orchestrator.store.committing import LeaseLost
+from slipway_orchestrator.store.leases import Lease, SettledMeanwhile
 from slipway_orchestrator.worker.acting import Acting
 from slipway_orchestrator.worker.attempt import AttemptFailed
 from slipway_orchestrator.worker.beginning import Beginning
@@ -77,8 +78,8 @@ class Advance:
             self._held.add(RunPaused(reason, "SUSPENDED"))
 
     async def _advance(self, definition: Definition) -> None:
-        decider: Decider = Workflow(definition)
-        acting = Acting(self._held, definition, Beginning(definition, self._tools.evaluator))
+        decider = decider_of(definition)
+        acting = Acting(self._held, definition, decider, Beginning(definition, self._tools.evaluator))
         self._held.committer.asked = True
         while True:
             self._held.changed.clear()

@@ -14,12 +14,17 @@ from slipway_orchestrator.core.definition import (
     Approval,
     Branch,
     Definition,
+    History,
     Map,
     ModelCall,
     Parallel,
+    RefusedCall,
+    Remember,
     Retrieve,
     SetValue,
+    Summary,
     ToolCall,
+    Turn,
     Wait,
 )
 from slipway_orchestrator.core.events import (
@@ -109,8 +114,8 @@ class Beginning:
                     at,
                     {
                         "collection": at.step.call.collection,
-                        "query": await self._render(query, names),
-                        "metadata": await self._render(dict(metadata), names),
+                        "query": await self._values(at, query, names),
+                        "metadata": await self._values(at, dict(metadata), names),
                     },
                 )
             case ModelCall(prompt=prompt, system=system, context=context):
@@ -129,7 +134,7 @@ class Beginning:
             case ToolCall() as call:
                 return await self._begin_tool(state, at, call, tool, names, now)
             case AgentCall() as call:
-                value = await self._render(call.input, names)
+                value = await self._values(at, call.input, names)
                 if len(json.dumps(value)) > MAX_ARGUMENTS:
                     return _failed(at, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes")
                 return Calls(call, value)
@@ -137,6 +142,8 @@ class Beginning:
                 return await self._begin_wait(at, call, names, now)
             case Parallel() | Map() | Branch() as call:
                 return await self._begin_container(state, at, call, names)
+            case Turn() | Summary() | History() | Remember() | RefusedCall() as call:
+                return _begin_of_loop(at, call)
 
     async def _begin_tool(
         self,
@@ -149,19 +156,22 @@ class Beginning:
     ) -> Begun:
         if tool is None:
             return _failed(at, "TOOL_NOT_FOUND", f"there is no tool {call.name}")
-        arguments = await self._render(call.arguments, names)
+        arguments = await self._values(at, call.arguments, names)
         if len(json.dumps(arguments)) > MAX_ARGUMENTS:
             return _failed(at, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes")
         schema = json.dumps(dict(tool.input_schema))
         wrong = violations(schema, arguments)
         if wrong:
             path, message = wrong[0]
-            return _failed(at, "INVALID_ARGUMENTS", f"{f'arguments.{path}' if path else 'arguments'}: {message}")
+            told = f"{f'arguments.{path}' if path else 'arguments'}: {message}"
+            return (_refused if at.step.literal else _failed)(at, "INVALID_ARGUMENTS", told)
         limits = limits_of(state, self._definition)
         reached = forbids_call(state, limits, call_key(call.name, arguments), call.name, arguments, at.key)
         if reached is not None:
             return self._reached(at, reached)
         gate = call.gate
+        if at.step.literal:
+            names = names.with_value("arguments", arguments)
         if gate is not None and (gate.when is None or await self._true(gate.when, names)):
             return Begun((ask(self._definition, state, at, arguments, proposer_of(state), now),), schema)
         return _started(at, {"tool": call.name, "arguments": arguments})
@@ -213,6 +223,13 @@ class Beginning:
             raise ExpressionFailed(f"`{expression}` must be true or false, but is {json.dumps(value)[:80]}")
         return value
 
+    async def _values(self, at: Instance, template: JsonValue, names: Names) -> JsonValue:
+        """Rendered, unless a model wrote it: what it writes is never an expression."""
+        if not at.step.literal:
+            return await self._render(template, names)
+        canonical_json(template)
+        return template
+
     async def _render(self, template: JsonValue, names: Names) -> JsonValue:
         async def evaluate(source: str) -> JsonValue:
             try:
@@ -236,6 +253,26 @@ def _started(at: Instance, value: JsonValue, until: datetime | None = None) -> B
 def _failed(at: Instance, code: str, message: str) -> Begun:
     """A step that failed before its effect."""
     return Begun((failed(at, 0, code, message, escalate=True),))
+
+
+def _begin_of_loop(at: Instance, call: Turn | Summary | History | Remember | RefusedCall) -> Begun:
+    """The journal says how much the model is sent; what it is follows from the journal."""
+    match call:
+        case Turn(number=number, sent=sent):
+            return _started(at, {"turn": number, "messages": len(sent.messages())})
+        case Summary(through=through, text=text):
+            return _started(at, {"through": through, "characters": len(text)})
+        case History():
+            return _started(at, {})
+        case Remember(messages=messages):
+            return _started(at, {"messages": len(messages)})
+        case RefusedCall(code=code, message=message):
+            return _refused(at, code, message)
+
+
+def _refused(at: Instance, code: str, message: str) -> Begun:
+    """A call that a model asked for and that cannot be made. It counts as a tool's error, so that there is an end."""
+    return Begun((failed(at, 0, code, message, more={"tool_error": True}),))
 
 
 def _time(value: JsonValue) -> datetime | None:

@@ -8,12 +8,12 @@ from slipway_chassis.ids import new_id
 
 from slipway_orchestrator.agents import agent_resource
 from slipway_orchestrator.core.actions import Instance, Perform
-from slipway_orchestrator.core.definition import MAX_DEPTH, AgentCall, Definition, Step
+from slipway_orchestrator.core.definition import MAX_DEPTH, AgentCall, Definition
 from slipway_orchestrator.core.events import SCHEMA_VERSION, Event, RunStarted, StepCompleted, StepFailed, StepStarted
 from slipway_orchestrator.core.outcomes import failed
 from slipway_orchestrator.core.retry import Failure
 from slipway_orchestrator.core.state import CONTAINERS, Phase
-from slipway_orchestrator.core.workflow.decider import Within
+from slipway_orchestrator.core.workflow.decider import Within, Workflow
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.runs import Place, RunIdentity
 from slipway_orchestrator.store.leases import InboxItem
@@ -29,9 +29,9 @@ _INDICES = "[]"
 class Children:
     """Begins child runs, and takes what comes of them."""
 
-    def __init__(self, held: Held, definition: Definition) -> None:
+    def __init__(self, held: Held, decider: Workflow) -> None:
         self._held = held
-        self._steps: dict[str, Step] = {step.step_id: step for step in definition.walk()}
+        self._decider = decider
 
     async def spawn(
         self, at: Instance, value: JsonValue, attempt: int, occurrence: int, approval_id: str | None
@@ -62,7 +62,7 @@ class Children:
         """What a child's end means for its step; None for a child that is not waited for any more."""
         body, key = item.body, str(item.body["step_id"])
         step_id, bracket, rest = key.partition("[")
-        known, step = self._held.state.steps.get(key), self._steps.get(step_id)
+        known, step = self._held.state.steps.get(key), self._decider.find(self._held.state, step_id)
         if known is None or step is None or known.phase is not Phase.STARTED:
             return None
         if known.child_run_id != body["child_run_id"]:
@@ -84,7 +84,10 @@ class Children:
             return
         step_id, bracket, rest = event.step_id.partition("[")
         indices = tuple(int(index) for index in (bracket + rest).strip(_INDICES).split("][") if index)
-        within = Within(Instance(self._steps[step_id], event.step_id, indices))
+        step = self._decider.find(self._held.state, step_id)
+        if step is None:
+            return
+        within = Within(Instance(step, event.step_id, indices))
         for key, known in self._held.state.steps.items():
             if known.phase is Phase.STARTED and known.child_run_id is not None and key in within:
                 self._held.committer.entry.abandoned.append(known.child_run_id)
@@ -139,7 +142,15 @@ class Children:
         )
         place = Place(root_run_id=root, parent_run_id=run.run_id, parent_step=at.key, depth=parent.depth + 1)
         # Only workers that tell parents of their children's ends may take it.
-        return NewChild(identity, started, place, definition.scheduling.worker_pool, SCHEMA_VERSION, lease.now())
+        return NewChild(
+            identity,
+            started,
+            place,
+            definition.scheduling.worker_pool,
+            SCHEMA_VERSION,
+            lease.now(),
+            definition.scheduling.concurrency,
+        )
 
 
 def _acting(caller: Caller, act: str, run_id: str) -> Caller:

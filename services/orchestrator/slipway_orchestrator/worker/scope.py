@@ -60,7 +60,7 @@ class Scope:
 
     async def _items(self, state: RunState, at: Instance) -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}
-        for depth, step in enumerate(self._around[at.step.step_id][: len(at.indices)]):
+        for depth, step in enumerate(self._around.get(at.step.step_id, ())[: len(at.indices)]):
             suffix = "".join(f"[{index}]" for index in at.indices[:depth])
             around = Instance(step, step.step_id + suffix, at.indices[:depth])
             items, index = await self.items_of(state, around), at.indices[depth]

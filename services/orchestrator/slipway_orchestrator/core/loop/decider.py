@@ -29,6 +29,14 @@ class LoopDecider(Workflow):
         unrolled.grow(state)
         return unrolled.steps
 
+    def find(self, state: RunState, step_id: str) -> Step | None:
+        """The step of that id, among those that the run has come to."""
+        for step in reversed(self.steps(state)):
+            for candidate in (step, *(child for block in step.blocks for child in block)):
+                if candidate.step_id == step_id:
+                    return candidate
+        return None
+
     def end(self, state: RunState) -> tuple[Action, ...]:
         """The model has had its last word."""
         unrolled = self._unrolled(state)

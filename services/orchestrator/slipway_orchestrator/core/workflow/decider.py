@@ -47,6 +47,12 @@ class Workflow:
 
     def __init__(self, definition: Definition) -> None:
         self._definition = definition
+        self._by_id = {step.step_id: step for step in definition.walk()}
+
+    def find(self, state: RunState, step_id: str) -> Step | None:
+        """The step of that id, wherever it stands."""
+        del state
+        return self._by_id.get(step_id)
 
     def decide(self, state: RunState, now: datetime, tree: Tree | None = None) -> tuple[Action, ...]:
         """Everything that may go on now; a Park comes last. ValueError for a journal without its first event."""
