@@ -13,7 +13,8 @@ from slipway_tools.sandbox.adapter import Overhead, Wiring
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.limits import MIB, Limits
 
-_INSIDE_ID = 1000
+# Of gVisor's kernel, not of ours. The runner is its root, so that programs can't reach it; they have none.
+_RUNNERS_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID")
 _PREFIX = "slipway-runsc-"
 # Its kernel's own threads, and one of ours for each of the program's; its kernel's own memory.
 _OVERHEAD = Overhead(processes=96, memory=96 * MIB)
@@ -111,13 +112,14 @@ class Gvisor:
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
             "RLIMIT_NOFILE": limits.open_files,
-            "RLIMIT_NPROC": limits.processes + 1,
+            "RLIMIT_NPROC": limits.processes,
             "RLIMIT_RTPRIO": 0,
             "RLIMIT_STACK": 8 * MIB,
         }
         mounts: list[dict[str, Any]] = [
             {
-                "destination": "/work",
+                # /work by its other name: without a mount there, runsc puts a tmpfs without a limit on /tmp.
+                "destination": "/tmp",  # noqa: S108
                 "type": "tmpfs",
                 "source": "none",
                 "options": ["nosuid", "nodev", "mode=0777", f"size={limits.workspace}"],
@@ -133,11 +135,11 @@ class Gvisor:
             "ociVersion": "1.0.2",
             "process": {
                 "terminal": False,
-                "user": {"uid": _INSIDE_ID, "gid": _INSIDE_ID},
+                "user": {"uid": 0, "gid": 0},
                 "args": rootfs.runner_command(wiring.report, egress=wiring.egress is not None),
                 "env": [],
                 "cwd": "/work",
-                "capabilities": {},
+                "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _RUNNERS_CAPABILITIES),
                 "rlimits": [{"type": name, "hard": value, "soft": value} for name, value in rlimits.items()],
                 "noNewPrivileges": True,
             },

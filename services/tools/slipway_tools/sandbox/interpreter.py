@@ -7,6 +7,7 @@ import sys
 from types import CodeType, ModuleType
 
 WORK = "/work"
+USER = 1000
 
 
 def become(code: bytes) -> None:
@@ -38,6 +39,14 @@ def interpret(requests: int, answers: int) -> None:
                 pass
         spent = min(round((_used() - before) * 1e6), 0xFFFFFFFF)
         os.write(answers, b"%08x%08x" % ((status & 255) << 8, spent))
+
+
+def leave_root() -> None:
+    """Where the first process is the sandbox's root (gVisor), a program is not, and can't signal or read it."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(USER)
+        os.setuid(USER)
 
 
 def bound_cpu(seconds: int, *, for_good: bool) -> None:

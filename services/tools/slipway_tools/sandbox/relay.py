@@ -8,6 +8,7 @@ What may be reached is decided there: a program that kills or replaces this proc
 import os
 import select
 import socket
+from collections.abc import Callable
 
 ADDRESS = ("127.0.0.1", 3128)
 SOCKET = "/run/egress/proxy.sock"
@@ -76,11 +77,12 @@ def _pass_on(one: socket.socket, other: socket.socket) -> bool:
     return bool(data)
 
 
-def start(listener: socket.socket, inherited: "list[int]") -> int:
-    """Fork the relay; `inherited` descriptors are closed in it. Its process id."""
+def start(listener: socket.socket, inherited: "list[int]", leave_root: "Callable[[], None]") -> int:
+    """Fork the relay; `inherited` descriptors are closed in it, and it runs as the program does. Its process id."""
     pid = os.fork()
     if pid:
         return pid
+    leave_root()
     for descriptor in inherited:
         os.close(descriptor)
     try:

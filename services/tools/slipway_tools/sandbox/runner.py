@@ -1,8 +1,9 @@
 """Runs inside the sandbox as its first process: starts programs, ends all they left behind, collects their results.
 
-It is copied into the sandbox's read-only root, and imports what it needs before a byte of the caller's is on disk. It
-shares its user with the programs, but a process can neither signal the first process of its PID namespace, nor trace
-it, nor open its descriptors. What it reports is untrusted all the same: the other side bounds and checks it.
+It is copied into the sandbox's read-only root, and imports what it needs before a byte of the caller's is on disk. A
+program can neither signal it, nor trace it, nor open its descriptors: it is the first process of its PID namespace and
+there is no /proc (nsjail), or it is another user (gVisor). What it reports is untrusted all the same: the other side
+bounds and checks it.
 
 Control (descriptor 0): messages of a length (8 hex digits) and a marshalled dictionary of that length; after `run` the
 raw bytes whose sizes it gives: code, standard input, files. `stop` ends the program that runs. The end of the channel
@@ -127,6 +128,7 @@ class Runner:
         self, request: "dict[str, Any]", code: bytes, stdin: int, pipes: "tuple[int, ...] | None"
     ) -> "tuple[Any, ...]":
         """In the child: become the program, or tell what Python is to run."""
+        python.leave_root()
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.dup2(stdin, 0)
@@ -157,7 +159,8 @@ class Runner:
 
     def start_relay(self) -> None:
         if self.relay and not _lives(self.relaying):
-            self.relaying = self.relay.start(self.listener, [CONTROL, self.report, self.wake, self.wakened])
+            inherited = [CONTROL, self.report, self.wake, self.wakened]
+            self.relaying = self.relay.start(self.listener, inherited, python.leave_root)
 
     def ask(self, cpu: int) -> int:
         """Have the kept interpreter run main.py; its status, as `wait` gives it."""
