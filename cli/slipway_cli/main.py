@@ -12,6 +12,7 @@ from slipway_cli.commands import (
     budgets,
     identity,
     knowledge,
+    mcp_servers,
     money,
     runs,
     schedules,
@@ -35,6 +36,7 @@ app.command()(schedules.suspension)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(tools.app, name="tools")
+app.add_typer(mcp_servers.app, name="mcp")
 app.add_typer(money.app, name="models")
 app.command()(money.usage)
 app.add_typer(budgets.app, name="budgets")

@@ -9,10 +9,11 @@ from slipway_client.budgets import Budgets
 from slipway_client.identity import ApiKeys
 from slipway_client.knowledge import Knowledge
 from slipway_client.models import WhoAmI
-from slipway_client.resources import Audit, Files, Models, Tools, Usage
+from slipway_client.resources import Audit, Files, Models, Usage
 from slipway_client.runs import Approvals, Runs
 from slipway_client.schedules import KillSwitch, Schedules
 from slipway_client.sessions import Sessions
+from slipway_client.tools import McpServers, Tools
 from slipway_client.transport import Transport, read, route
 
 
@@ -35,6 +36,7 @@ class Client:
         self.sessions = Sessions(self._transport)
         self.files = Files(self._transport)
         self.tools = Tools(self._transport)
+        self.mcp_servers = McpServers(self._transport)
         self.models = Models(self._transport)
         self.usage = Usage(self._transport)
         self.budgets = Budgets(self._transport)

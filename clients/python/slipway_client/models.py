@@ -264,6 +264,54 @@ class Tool(Record):
     input_schema: Any = None
     output_schema: Any = None
     idempotent: bool = False
+    version: int = 0
+    side_effect: str = ""
+    untrusted_output: bool = False
+    egress: bool = False
+    quarantine: str | None = None
+    digest: str = ""
+
+
+class ToolPolicy(Record):
+    """A tool, and what policy says of a call."""
+
+    tool: Tool
+    allowed: bool
+    approval_required: bool = False
+    policies: list[str] = Field(default_factory=list[str])
+
+
+class McpServer(Record):
+    """A connected MCP server."""
+
+    server: str
+    http: dict[str, Any] | None = None
+    stdio: dict[str, Any] | None = None
+    side_effect: str = ""
+    digest: str = ""
+    proposer: str = ""
+
+
+class McpServerTool(Record):
+    """A tool as its server offers it now, beside what was approved."""
+
+    name: str
+    tool: str | None = None
+    state: str
+    digest: str | None = None
+    approved_digest: str | None = None
+    definition: Any = None
+    diff: str = ""
+    fault: str | None = None
+    approver: str | None = None
+
+
+class McpServerTools(Record):
+    """What a server offers; `fault` says why it did not answer."""
+
+    tools: list[McpServerTool]
+    protocol_version: str | None = None
+    fault: str | None = None
 
 
 class ToolResult(Record):
@@ -276,6 +324,8 @@ class ToolResult(Record):
     duration_ms: int = 0
     exit_status: int = 0
     sandbox: str | None = None
+    output_tainted: bool = False
+    version: int = 0
 
 
 class WhoAmI(Record):

@@ -1,11 +1,11 @@
-"""Files, tools, models, usage and audit: small areas of the API, a class each."""
+"""Files, models, usage and audit: small areas of the API, a class each."""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slipway_client.models import Checkpoint, File, ModelCall, Record, Tool, ToolResult, UsageGroup
+from slipway_client.models import Checkpoint, File, ModelCall, Record, UsageGroup
 from slipway_client.transport import Transport, listed, read, route
 
 
@@ -51,30 +51,6 @@ class Files:
     def delete(self, file_id: str) -> None:
         """Removes a file."""
         self._transport.call("DELETE", route("files", file_id))
-
-
-class Tools:
-    """`/v1/tools`."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def put(self, tool: str, declaration: dict[str, Any]) -> Tool:
-        """Declares an HTTP tool."""
-        return read(Tool, self._transport.call("PUT", route("tools", tool), json=declaration))
-
-    def get(self, tool: str) -> Tool:
-        """One tool."""
-        return read(Tool, self._transport.call("GET", route("tools", tool)))
-
-    def list(self) -> Iterator[Tool]:
-        """The tools that the caller may see."""
-        return self._transport.pages(route("tools"), "tools", Tool)
-
-    def invoke(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
-        """Calls a tool."""
-        body = {"arguments": arguments}
-        return read(ToolResult, self._transport.call("POST", route("tools", tool, "invoke"), json=body, timeout=330))
 
 
 class Models:
