@@ -72,7 +72,11 @@ class AgentRegistry:
             problems.add(at.path, at.line, f"must be {name}, the name that the definition is put under")
         tools = await check_catalogue(parsed, problems, self._catalogue)
         agents = await check_callees(parsed, problems, partial(self._callee, caller.tenant))
-        known = Known({tool: description.output_schema for tool, description in tools.items()}, agents)
+        known = Known(
+            {tool: description.output_schema for tool, description in tools.items()},
+            agents,
+            {tool: description.input_schema for tool, description in tools.items()},
+        )
         await asyncio.to_thread(check_names, parsed, problems, known)
         problems.check()
         text = canonical_text(root)

@@ -354,6 +354,14 @@ class Definition:
         """All steps, each before those within it, in the order of the text."""
         return _walk(self.steps)
 
+    def calls(self) -> Iterator[tuple[str, int]]:
+        """Name and version of each agent that it calls; 0: the one in production."""
+        for step in self.walk():
+            if isinstance(step.call, AgentCall):
+                yield step.call.name, step.call.version
+        for agent in () if self.loop is None else self.loop.agents:
+            yield agent.name, agent.version
+
     def step(self, step_id: str) -> Step:
         """The step of that id, wherever it stands; KeyError when there is none."""
         for step in self.walk():

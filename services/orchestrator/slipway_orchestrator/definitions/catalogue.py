@@ -8,6 +8,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from slipway_orchestrator.core.definition import ModelCall, Retrieve, Step, ToolCall
+from slipway_orchestrator.core.loop.agent import Loop
 from slipway_orchestrator.core.workflow.leaf import gate_of
 from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.definitions.parse import Parsed
@@ -52,6 +53,8 @@ async def check_catalogue(parsed: Parsed, problems: Problems, catalogue: Catalog
     look = _Look(problems, catalogue)
     for step in parsed.definition.walk():
         await look.at(step, parsed.nodes[step.step_id])
+    if parsed.definition.loop is not None:
+        await look.loop(parsed.definition.loop, parsed)
     await _check_approvers(parsed, problems, catalogue)
     return look.tools
 
@@ -71,12 +74,7 @@ class _Look:
         """Note what is wrong with the names of one step."""
         match step.call:
             case Retrieve(collection=name):
-                if name not in self._collections:
-                    self._collections[name] = await self._catalogue.has_collection(name)
-                if not self._collections[name]:
-                    self._wrong(
-                        node.at("retrieve.collection"), f"there is no collection {name}, or you may not read it"
-                    )
+                await self._collection(name, node.at("retrieve.collection"))
             case ToolCall(name=name) as call:
                 found = await self._tool(name)
                 if found is None:
@@ -84,13 +82,31 @@ class _Look:
                 else:
                     _check_arguments(call, found, node, self._problems)
             case ModelCall(model=model, task=task):
-                if (model, task) not in self._models:
-                    self._models[model, task] = await self._catalogue.model_fault(model, task)
-                fault = self._models[model, task]
-                if fault is not None:
-                    self._wrong(node.at("model.model" if model else "model.task"), fault)
+                await self._model(model, task, node.at("model.model" if model else "model.task"))
             case _:
                 pass
+
+    async def loop(self, loop: Loop, parsed: Parsed) -> None:
+        """Note what is wrong with the names of a loop."""
+        await self._model(loop.model.model, loop.model.task, parsed.spec.at("model"))
+        for tool in loop.tools:
+            if await self._tool(tool.name) is None:
+                self._wrong(parsed.callees[tool], f"there is no tool {tool.name}, or you may not use it")
+        for known in loop.knowledge:
+            await self._collection(known.collection, parsed.callees[known])
+
+    async def _collection(self, name: str, node: Node) -> None:
+        if name not in self._collections:
+            self._collections[name] = await self._catalogue.has_collection(name)
+        if not self._collections[name]:
+            self._wrong(node, f"there is no collection {name}, or you may not read it")
+
+    async def _model(self, model: str, task: str, node: Node) -> None:
+        if (model, task) not in self._models:
+            self._models[model, task] = await self._catalogue.model_fault(model, task)
+        fault = self._models[model, task]
+        if fault is not None:
+            self._wrong(node, fault)
 
     async def _tool(self, name: str) -> ToolDescription | None:
         if name in self._missing:
@@ -122,6 +138,9 @@ def _approvers(parsed: Parsed) -> Iterator[tuple[Node, str]]:
         gate = gate_of(step)
         for index, name in enumerate(() if gate is None else gate.approvers):
             yield parsed.nodes[step.step_id].at(f"approval.approvers[{index}]"), name
+    for tool in () if parsed.definition.loop is None else parsed.definition.loop.tools:
+        for index, name in enumerate(() if tool.gate is None else tool.gate.approvers):
+            yield parsed.callees[tool].at(f"approval.approvers[{index}]"), name
     if parsed.escalation is not None:
         for index, name in enumerate(parsed.definition.escalation.approvers):
             yield parsed.escalation.at(f"approvers[{index}]"), name

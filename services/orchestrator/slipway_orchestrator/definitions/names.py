@@ -19,6 +19,7 @@ from slipway_orchestrator.core.definition import (
     ToolCall,
     Wait,
 )
+from slipway_orchestrator.core.loop.agent import Loop
 from slipway_orchestrator.core.workflow.leaf import gate_of
 from slipway_orchestrator.definitions.outputs import ERROR, Known, output_schema
 from slipway_orchestrator.definitions.parse import Parsed
@@ -36,6 +37,9 @@ _TYPE_ERROR = re.compile(r"No such overload|Unsupported operation|Undefined vari
 def check_names(parsed: Parsed, problems: Problems, known: Known) -> None:
     """Note what is wrong with the expressions of all steps and of the result."""
     names = _Names(parsed, problems, known)
+    if parsed.definition.loop is not None:
+        names.loop(parsed.definition.loop, parsed)
+        return
     names.sequence(parsed.definition.steps)
     for where, source in _templates(parsed.definition.result, "", problems, parsed.result):
         names.check(parsed.result.at(where) if where else parsed.result, source)
@@ -79,6 +83,17 @@ class _Names:
             }
             added.append(step.step_id)
         return added
+
+    def loop(self, loop: Loop, parsed: Parsed) -> None:
+        """A loop's texts see the input, the conditions of its gates the arguments of the call as well."""
+        for where, text in (("instructions", loop.instructions), ("prompt", loop.prompt)):
+            for _, source in _templates(text, where, self._problems, parsed.spec):
+                self.check(parsed.spec.at(where), source)
+        for tool in loop.tools:
+            if tool.gate is not None and tool.gate.when is not None:
+                self._values["arguments"] = dict(self._known.arguments.get(tool.name, {}))
+                self.check(parsed.callees[tool].at("approval.when"), tool.gate.when, boolean=True)
+                del self._values["arguments"]
 
     def _within(self, step: Step) -> list[str]:
         """The steps within a step: the names of theirs that may be used after it."""

@@ -1,7 +1,7 @@
 """What is known of each step's output before it ran."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -73,6 +73,8 @@ class Known:
 
     tools: Mapping[str, Schema]
     agents: Mapping[str, Schema]
+    arguments: Mapping[str, Schema] = field(default_factory=dict[str, Schema])
+    """What tools take, by name."""
 
 
 def output_schema(step: Step, known: Known) -> Schema:

@@ -15,10 +15,13 @@ from slipway_orchestrator.core.definition import (
     Scheduling,
     Session,
     SessionConcurrency,
+    Step,
 )
+from slipway_orchestrator.core.loop.agent import Callee
 from slipway_orchestrator.definitions.fields import Fields
 from slipway_orchestrator.definitions.gates import read_escalation
 from slipway_orchestrator.definitions.json_schema import SchemaRefused, check_schema
+from slipway_orchestrator.definitions.loop import LOOP_FIELDS, LoopReader
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
 from slipway_orchestrator.definitions.steps import StepReader
@@ -36,9 +39,8 @@ _SPEC_FIELDS = (
     "scheduling",
     "loop_detection",
     "escalation",
-    "steps",
-    "result",
 )
+_WORKFLOW_FIELDS = ("steps", "result")
 _LIMIT_FIELDS = ("steps", "tokens", "cost_usd", "wall_time", "tool_errors", "repeats", "on_limit")
 _MANY = 100_000
 
@@ -50,8 +52,15 @@ class Parsed:
     definition: Definition
     nodes: Mapping[str, Node]
     """The node of each step, by its id."""
-    result: Node
+    spec: Node
     escalation: Node | None
+    callees: Mapping[Callee, Node]
+    """Where what a loop may call stands in the text."""
+
+    @property
+    def result(self) -> Node:
+        """The node of a workflow's result."""
+        return self.spec.at("result")
 
 
 def parse(root: Node, problems: Problems) -> Parsed | None:
@@ -68,14 +77,20 @@ def parse(root: Node, problems: Problems) -> Parsed | None:
     name = metadata.text("name", required=True) or ""
     if name and not NAME.fullmatch(name):
         problems.add("metadata.name", _line(metadata, "name"), "must be lower-case letters, digits and inner hyphens")
-    spec = Fields(spec_node, problems, _SPEC_FIELDS)
+    is_loop = _is_loop(spec_node)
+    spec = Fields(spec_node, problems, (*_SPEC_FIELDS, *(LOOP_FIELDS if is_loop else _WORKFLOW_FIELDS)))
     _check_type(spec, problems)
     limits = _limits(spec, problems)
-    reader, step_list = StepReader(problems), spec.need("steps")
-    steps = () if step_list is None else reader.sequence(step_list)
+    reader, loop_reader = StepReader(problems), LoopReader(problems)
+    steps: tuple[Step, ...] = ()
+    loop, result = None, None
+    if is_loop:
+        loop = loop_reader.read(spec)
+    else:
+        step_list, result = spec.need("steps"), spec.need("result")
+        steps = () if step_list is None else reader.sequence(step_list)
     input_schema, output_schema = _schema(spec, "input", problems), _schema(spec, "output", problems)
-    result = spec.need("result")
-    if limits is None or result is None or not steps:
+    if limits is None or (loop is None and (result is None or not steps)):
         return None
     definition = Definition(
         name=name,
@@ -86,13 +101,21 @@ def parse(root: Node, problems: Problems) -> Parsed | None:
         limits=limits,
         regions=spec.texts("regions") if spec.get("regions") else None,
         steps=steps,
-        result=result.plain(),
+        result=None if result is None else result.plain(),
         escalation=read_escalation(spec.get("escalation"), problems),
         session=_session(spec, problems),
         scheduling=_scheduling(spec, problems),
-        loop_detection=_loop_detection(spec, limits.on_limit, problems),
+        # A model that chooses what it does is always looked after.
+        loop_detection=_loop_detection(spec, limits.on_limit, problems)
+        or (LoopDetection(limits.on_limit) if is_loop else None),
+        loop=loop,
     )
-    return Parsed(definition, reader.nodes, result, spec.get("escalation"))
+    return Parsed(definition, reader.nodes, spec_node, spec.get("escalation"), loop_reader.nodes)
+
+
+def _is_loop(spec: Node) -> bool:
+    kind = spec.content.get("type") if isinstance(spec.content, dict) else None
+    return kind is not None and kind.content == "loop"
 
 
 def _line(fields: Fields, name: str) -> int:
@@ -102,12 +125,8 @@ def _line(fields: Fields, name: str) -> int:
 
 def _check_type(spec: Fields, problems: Problems) -> None:
     found = spec.need("type")
-    if found is None or found.content == "workflow":
-        return
-    if found.content in ("loop", "remote"):
-        problems.add(found.path, found.line, f"agents of type {found.content} are not supported yet; use workflow")
-    else:
-        problems.add(found.path, found.line, "must be workflow")
+    if found is not None and found.content not in ("workflow", "loop"):
+        problems.add(found.path, found.line, "must be workflow or loop")
 
 
 def _limits(spec: Fields, problems: Problems) -> Limits | None:
