@@ -129,6 +129,7 @@ class ForkDesk:
                 time=now,
                 place=Place(identity.run_id, forked_from=(own.run_id, request.seq)),
                 worker_pool=definition.scheduling.worker_pool,
+                agent_concurrency=definition.scheduling.concurrency,
             ),
         )
         await self._record(conn, caller, source, identity, request, allowed)

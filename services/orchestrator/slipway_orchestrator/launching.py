@@ -105,6 +105,7 @@ class Launcher:
             place=Place(identity.run_id, schedule=request.schedule),
             worker_pool=definition.scheduling.worker_pool,
             session_policy=definition.session.concurrency,
+            agent_concurrency=definition.scheduling.concurrency,
         )
         await self._runs.insert(conn, new)
         head = await self._journal.append(conn, identity, Head(), 0, [(now, event)], decision)

@@ -45,6 +45,7 @@ from slipway_orchestrator.store.copies import JournalCopies
 from slipway_orchestrator.store.excerpts import Excerpts
 from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.leases import Leases
+from slipway_orchestrator.store.queue import RunQueue
 from slipway_orchestrator.store.runs import RunStore
 from slipway_orchestrator.store.schedules import ScheduleStore
 from slipway_orchestrator.store.suspensions import SuspensionStore
@@ -191,7 +192,16 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
         announcer=announcer,
         crash=crash,
     )
-    worker = Worker(tools, leases, parts.bus, concurrency=settings.concurrency, sweep_seconds=settings.sweep_seconds)
+    queue = RunQueue(
+        parts.pool,
+        owner=owner,
+        seconds=settings.lease_seconds,
+        worker_pool=settings.worker_pool,
+        tenant_concurrency=settings.tenant_concurrency,
+    )
+    worker = Worker(
+        tools, leases, queue, parts.bus, concurrency=settings.concurrency, sweep_seconds=settings.sweep_seconds
+    )
 
     scheduler = Scheduler(
         parts.transaction,

@@ -18,3 +18,5 @@ class OrchestratorSettings(CoreSettings):
     sweep_seconds: float = Field(5, ge=1, description="between looks at runs whose time has come")
     concurrency: int = Field(8, ge=1, le=1000, description="runs that one worker advances at a time")
     pool_size: int = Field(10, ge=2, le=200, description="database connections of the process")
+    worker_pool: str = Field("", max_length=63, description="label of the runs that the worker takes; empty: none")
+    tenant_concurrency: int = Field(0, ge=0, description="runs of a tenant that all workers advance at a time; 0: any")

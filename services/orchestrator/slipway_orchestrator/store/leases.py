@@ -1,7 +1,6 @@
 """Leases: which worker may append to a run's journal. All times are the database's."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -15,7 +14,6 @@ from slipway_chassis.policy import PolicyDecision
 from slipway_chassis.postgres import domain_errors, transaction
 
 from slipway_orchestrator.core.events import (
-    SCHEMA_VERSION,
     ApprovalDecided,
     ApprovalReminded,
     ApprovalRequested,
@@ -29,21 +27,9 @@ from slipway_orchestrator.runs import RunIdentity
 from slipway_orchestrator.store.approvals import ApprovalStore
 from slipway_orchestrator.store.committing import Committer, LeaseLost, RunCommit
 from slipway_orchestrator.store.journal import Head, Journal
-from slipway_orchestrator.store.runs import NewChild, identity_of
+from slipway_orchestrator.store.runs import NewChild
 from slipway_orchestrator.store.tree import RunTree
 
-_CLAIM = """
-WITH next AS (
-    SELECT run_id, lease_owner AS previous_owner, wake_at AS due FROM run
-    WHERE state = 'QUEUED' AND wake_at <= now() AND journal_version <= $3
-    ORDER BY priority DESC, wake_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE run SET state = 'RUNNING', lease_owner = $1, lease_epoch = lease_epoch + 1,
-    wake_at = now() + make_interval(secs => $2)
-FROM next WHERE run.run_id = next.run_id
-RETURNING run.*, next.previous_owner, next.due, clock_timestamp() AS database_time,
-    EXISTS (SELECT FROM run AS child WHERE child.parent_run_id = run.run_id) AS has_children
-"""
 _FENCED = "run_id = $1 AND lease_epoch = $2 AND lease_owner = $3 AND state = 'RUNNING'"
 # The statements below are put together from constants.
 _RENEW = f"""
@@ -52,13 +38,6 @@ RETURNING EXISTS (SELECT FROM run_inbox WHERE run_inbox.run_id = run.run_id) AS 
 """  # noqa: S608
 _HOLD = f"SELECT run_id FROM run WHERE {_FENCED} FOR NO KEY UPDATE"  # noqa: S608
 _LET_GO = f"UPDATE run SET state = 'QUEUED', wake_at = now() WHERE {_FENCED}"  # noqa: S608
-_REQUEUE = """
-UPDATE run SET state = 'QUEUED' WHERE run_id IN (
-    SELECT run_id FROM run WHERE wake_at <= now() AND state <> 'QUEUED'
-    ORDER BY wake_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
-RETURNING run_id, tenant, lease_owner
-"""
-
 
 _ASIDE = (ApprovalRequested, ApprovalReminded, ApprovalDecided)
 """Events that may change more than the run and its journal: their commits are transactions by themselves."""
@@ -141,25 +120,6 @@ class Leases:
         """How long a lease lasts without a commit."""
         self._outbox = outbox
         self._committer = Committer(pool, outbox, owner=owner, seconds=seconds)
-
-    async def claim(self) -> Lease | None:
-        """Lease the run that is due first, by priority; None when none is due."""
-        async with transaction(self._pool) as conn:
-            row = await conn.fetchrow(_CLAIM, self._owner, self.seconds, SCHEMA_VERSION)
-        if row is None:
-            return None
-        return Lease(
-            run=identity_of(row),
-            epoch=row["lease_epoch"],
-            owner=self._owner,
-            head=Head(row["last_seq"], row["last_commitment"]),
-            recovered=row["previous_owner"] is not None,
-            due=row["due"],
-            idle_leases=row["lease_epoch"] - row["progress_epoch"] - 1,
-            database_time=row["database_time"],
-            parent_run_id=row["parent_run_id"],
-            has_children=row["has_children"],
-        )
 
     async def read(self, lease: Lease) -> list[tuple[datetime, Event]]:
         """The run's journal."""
@@ -279,23 +239,3 @@ class Leases:
         """Give the run back at once, for any worker to go on from its journal. No error when it was lost."""
         async with transaction(self._pool) as conn:
             await conn.execute(_LET_GO, lease.run.run_id, lease.epoch, self._owner)
-
-    async def requeue_due(self, limit: int) -> list[tuple[str, str, bool]]:
-        """Queue runs whose wait or lease is over: run, tenant, whether a lease ran out."""
-        async with transaction(self._pool) as conn:
-            rows = await conn.fetch(_REQUEUE, limit)
-        return [(row["run_id"], row["tenant"], row["lease_owner"] is not None) for row in rows]
-
-    async def next_wake(self) -> float | None:
-        """Seconds until the next run is due that is not due yet; None when there is none."""
-        async with transaction(self._pool) as conn:
-            return await conn.fetchval(
-                "SELECT extract(epoch FROM wake_at - now())::float8 FROM run"
-                " WHERE wake_at > now() ORDER BY wake_at LIMIT 1"
-            )
-
-    async def count_states(self) -> Sequence[tuple[str, int]]:
-        """Runs that have not ended, by state."""
-        async with transaction(self._pool) as conn:
-            rows = await conn.fetch("SELECT state, count(*) FROM run WHERE wake_at IS NOT NULL GROUP BY state")
-        return [(row["state"], row["count"]) for row in rows]

@@ -22,9 +22,9 @@ _INSERT = """
 INSERT INTO run (run_id, tenant, agent, version, digest, state, priority, wake_at, journal_version, subject, caller,
     session_id, labels, run_grant, input, last_seq, last_commitment, traceparent, trace_id, create_time, update_time,
     root_run_id, parent_run_id, parent_step, depth, forked_from_run_id, forked_from_seq, schedule, worker_pool,
-    session_policy, not_before)
+    session_policy, not_before, agent_concurrency)
 VALUES ($1, $2, $3, $4, $5, 'QUEUED', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19,
-    $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
+    $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 """
 _PENDING = """
 (SELECT coalesce(array_agg(approval_id ORDER BY approval_id), '{}') FROM approval
@@ -51,6 +51,8 @@ class NewRun:
     place: Place
     worker_pool: str = ""
     session_policy: str = "queue"
+    agent_concurrency: int | None = None
+    """Most runs of the agent that workers advance at once, in the tenant; None: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class NewChild:
     worker_pool: str
     journal_version: int
     time: datetime
+    agent_concurrency: int | None = None
 
 
 class RunStore:
@@ -107,6 +110,7 @@ class RunStore:
             run.worker_pool,
             run.session_policy,
             run.not_before,
+            run.agent_concurrency,
         )
 
     async def insert_child(self, conn: Any, parent: RunIdentity, child: NewChild) -> None:
@@ -126,6 +130,7 @@ class RunStore:
                 time=child.time,
                 place=child.place,
                 worker_pool=child.worker_pool,
+                agent_concurrency=child.agent_concurrency,
             ),
         )
         head = await self._journal.append(conn, child.identity, Head(), 0, [(child.time, started)])
@@ -252,10 +257,13 @@ class RunStore:
             # A worker of the first release reads only two kinds: the others raise what a worker must be able to read.
             "UPDATE run SET journal_version = CASE WHEN $2 THEN journal_version ELSE greatest(journal_version, 2) END,"
             " state = CASE WHEN state = 'RUNNING' THEN state ELSE 'QUEUED' END,"
-            " wake_at = CASE WHEN state = 'RUNNING' THEN wake_at ELSE now() END, update_time = now()"
+            # A delayed start stays one: but for a cancel, whatever comes waits for it.
+            " wake_at = CASE WHEN state = 'RUNNING' OR (state = 'QUEUED' AND not_before > now() AND $3) THEN wake_at"
+            " ELSE now() END, update_time = now()"
             " WHERE run_id = $1 AND end_time IS NULL",
             run.run_id,
             kind in ("decision", "cancel"),
+            kind != "cancel",
         )
 
     async def grant(self, conn: Any, run: RunIdentity) -> str:

@@ -7,6 +7,7 @@ next one is due, or for the time between sweeps. With the bus down, that alone c
 import asyncio
 import json
 import random
+import time
 from contextlib import suppress
 
 from slipway_chassis.bus import Bus, Message
@@ -16,52 +17,82 @@ from slipway_chassis.logs import get_logger
 from slipway_chassis.telemetry import extract, span
 
 from slipway_orchestrator.store.leases import Lease, LeaseLost, Leases
+from slipway_orchestrator.store.queue import RunQueue
 from slipway_orchestrator.store.runs import WAKE_UP
 from slipway_orchestrator.worker.advancing import Advance
 from slipway_orchestrator.worker.announcing import INBOX, Announcer
 from slipway_orchestrator.worker.held import Tools
-from slipway_orchestrator.worker.metrics import ACTIVE, CLAIM_SECONDS, LEASES_LOST, LEASES_RECOVERED, RUNS
+from slipway_orchestrator.worker.metrics import (
+    ACTIVE,
+    CLAIM_SECONDS,
+    CLAIMABLE,
+    LEASES_LOST,
+    LEASES_RECOVERED,
+    RUNS,
+    SWEEP_SECONDS,
+)
 
 _log = get_logger(__name__)
 _GROUP = "workers"
 _SWEEP_BATCH = 100
+_SWEEP_PAUSE = 0.05  # seconds between sweeps when much happens
 _GIVE_BACK = 5.0
+_STATES = ("QUEUED", "RUNNING", "WAITING_APPROVAL", "WAITING_SIGNAL", "WAITING_RUN", "WAITING_TIMER", "PAUSED")
 
 
 class Worker:
     """Claims and advances runs until cancelled."""
 
-    def __init__(self, tools: Tools, leases: Leases, bus: Bus, *, concurrency: int, sweep_seconds: float) -> None:
+    def __init__(
+        self, tools: Tools, leases: Leases, queue: RunQueue, bus: Bus, *, concurrency: int, sweep_seconds: float
+    ) -> None:
         self._tools = tools
         self._leases = leases
+        self._queue = queue
         self._bus = bus
         self._announcer: Announcer = tools.announcer
         self._free = concurrency
         self._concurrency = concurrency
         self._sweep_seconds = sweep_seconds
+        self._swept = 0.0
         self._wake = asyncio.Event()
         self._nudges: dict[str, asyncio.Event] = {}
+        self._pools: set[str] = set()
+        """Worker pools that had claimable runs once."""
 
     async def run(self) -> None:
-        """Claim what is due whenever woken, until cancelled; then give back what is held."""
-        async with asyncio.TaskGroup() as group:  # cancelled, it cancels what runs, and each gives its lease back
-            while True:
-                self._wake.clear()
-                await self._claim_due(group)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(await self._sweep()):
-                        await self._wake.wait()
+        """Claim what is due whenever woken, until cancelled; then give back what is held, and wake the others."""
+        try:
+            async with asyncio.TaskGroup() as group:  # cancelled, it cancels what runs, and each gives its lease back
+                while True:
+                    self._wake.clear()
+                    await self._claim_due(group)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(await self._sweep()):
+                            await self._wake.wait()
+        finally:
+            due = json.dumps({"due": self._queue.worker_pool}).encode()
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._bus.broadcast(INBOX, due)
 
     async def consume(self) -> None:
         """Take wake-ups from the bus, until cancelled."""
 
         async def woken(message: Message, _delivery: int) -> None:
-            if self._free > 0:
+            run_id = str(json.loads(message.body).get("run_id"))
+            try:
+                run = await self._queue.look(run_id)
+            except Unavailable:
+                return  # the sweep finds it
+            if run is None:
+                return
+            if run.held:
+                self._announcer.say(INBOX, {"run_id": run_id})
+            elif run.worker_pool == self._queue.worker_pool and self._free > 0:
                 self._wake.set()
-            else:  # another worker may be idle
-                self._announcer.say(INBOX, {"due": True})
-            run_id = json.loads(message.body).get("run_id")
-            self._announcer.say(INBOX, {"run_id": run_id})
+            else:  # another worker may be idle, or in the pool that the run asks for
+                self._announcer.say(INBOX, {"due": run.worker_pool})
 
         await self._bus.consume(WAKE_UP, _GROUP, woken, concurrency=self._concurrency)
 
@@ -75,50 +106,66 @@ class Worker:
                         nudge = self._nudges.get(str(said.get("run_id")))
                         if nudge is not None:
                             nudge.set()
-                        if said.get("due") and self._free > 0:
+                        if said.get("due") == self._queue.worker_pool and self._free > 0:
                             self._wake.set()
             except Unavailable:
                 _log.warning("worker.deaf")
             await asyncio.sleep(random.uniform(1, 3))  # noqa: S311 - jitter
 
     async def measure(self) -> None:
-        """Count runs by state for the metrics, until cancelled."""
+        """Count runs for the metrics, until cancelled."""
+        pool = self._queue.worker_pool
         while True:
             with suppress(Unavailable):
-                counts = dict(await self._leases.count_states())
-                for state in ("QUEUED", "RUNNING", "WAITING_APPROVAL", "WAITING_TIMER"):
-                    RUNS.labels(state).set(counts.get(state, 0))
+                states, claimable = await self._queue.count()
+                for state in _STATES:
+                    RUNS.labels(state).set(states.get(state, 0))
+                for name in {pool, *claimable, *self._pools}:
+                    CLAIMABLE.labels(name).set(claimable.get(name, 0))
+                self._pools.update(claimable)
             await asyncio.sleep(30)
 
     async def _claim_due(self, group: asyncio.TaskGroup) -> None:
         while self._free > 0:
+            # Not all at once, and the more this worker has in hands the later: others may be idle.
+            most = max(1, self._free // 4)
             try:
-                lease = await self._leases.claim()
+                leases = await self._queue.claim(most)
             except Unavailable as error:
                 _log.warning("worker.no_database", reason=error.reason)
                 return
-            if lease is None:
+            for lease in leases:
+                self._tools.crash.passing("after-claim")
+                self._free -= 1
+                ACTIVE.inc()
+                CLAIM_SECONDS.observe(max((lease.database_time - lease.due).total_seconds(), 0.0))
+                if lease.recovered:
+                    LEASES_RECOVERED.inc()
+                group.create_task(self._advance(lease), name=lease.run.run_id)
+            if len(leases) < most:
                 return
-            self._tools.crash.passing("after-claim")
-            self._free -= 1
-            ACTIVE.inc()
-            CLAIM_SECONDS.observe(max((lease.database_time - lease.due).total_seconds(), 0.0))
-            if lease.recovered:
-                LEASES_RECOVERED.inc()
-            group.create_task(self._advance(lease), name=lease.run.run_id)
+            await asyncio.sleep(0.001 * (self._concurrency - self._free))
 
     async def _sweep(self) -> float:
         """Queue what is due; seconds until it is worth looking again."""
+        began = time.monotonic()
+        if began - self._swept < _SWEEP_PAUSE:
+            return self._swept + _SWEEP_PAUSE - began
+        self._swept = began
         try:
-            requeued = await self._leases.requeue_due(_SWEEP_BATCH)
-            if requeued and self._free > 0:
+            requeued = await self._queue.requeue_due(_SWEEP_BATCH)
+            own = [item for item in requeued if item[2] == self._queue.worker_pool]
+            if own and self._free > 0:
                 self._wake.set()
-            for run_id, tenant, _ in requeued[self._free :]:
-                await self._publish(run_id, tenant)
-            wait = await self._leases.next_wake()
+            taken = {run_id for run_id, _, _ in own[: self._free]}
+            for run_id, tenant, _ in requeued:
+                if run_id not in taken:
+                    await self._publish(run_id, tenant)
+            wait = await self._queue.next_wake()
         except Unavailable as error:
             _log.warning("worker.no_database", reason=error.reason)
             return self._sweep_seconds
+        SWEEP_SECONDS.observe(time.monotonic() - began)
         # A little later than due, and not all workers at once.
         spread = random.uniform(0.0, 0.05)  # noqa: S311
         return min(self._sweep_seconds, wait if wait is not None else self._sweep_seconds) + spread
