@@ -170,23 +170,25 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
         CallerTokenVerifier(settings.caller_jwks_file),
     )
     owner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
+    tree = RunTree(parts.keys, parts.journal, parts.runs)
     leases = Leases(
         parts.pool,
         parts.keys,
         parts.journal,
         parts.approvals,
         parts.outbox,
-        RunTree(parts.keys, parts.journal, parts.runs),
+        tree,
         owner=owner,
         seconds=settings.lease_seconds,
     )
     process = EvaluationProcess()
     announcer = Announcer(parts.bus)
+    sources = Sources(parts.transaction, parts.agents, parts.runs, tokens)
     tools = Tools(
         leases=leases,
-        sources=Sources(parts.transaction, parts.agents, parts.runs, tokens),
+        sources=sources,
         peers=parts.peers,
-        performer=Performer(parts.peers),
+        performer=Performer(parts.peers, sources),
         evaluator=Evaluator(process),
         policy=parts.policy,
         announcer=announcer,
