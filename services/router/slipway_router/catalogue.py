@@ -43,6 +43,8 @@ class Provider:
     regions: frozenset[str]
     type: ProviderType = "openai"
     api_version: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Further headers of each request."""
 
     @property
     def is_direct(self) -> bool:
@@ -51,9 +53,13 @@ class Provider:
 
     def credentials(self) -> dict[str, str]:
         """The headers that authenticate the platform; Azure has one of its own for keys."""
-        if not self.api_key:
-            return {}
-        return {"api-key": self.api_key} if self.type == "azure" else {"authorization": f"Bearer {self.api_key}"}
+        headers = dict(self.headers)
+        if self.api_key:
+            name, value = (
+                ("api-key", self.api_key) if self.type == "azure" else ("authorization", f"Bearer {self.api_key}")
+            )
+            headers[name] = value
+        return headers
 
 
 @dataclass(frozen=True, slots=True)

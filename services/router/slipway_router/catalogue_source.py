@@ -17,7 +17,7 @@ _log = get_logger(__name__)
 _LOOK_AGAIN_MS = 5000
 """A refused file is read again so often: what it refers to may be there by then."""
 
-Loaded = Callable[[Catalogue], Awaitable[None]]
+Hook = Callable[[Catalogue], Awaitable[None]]
 
 
 class CatalogueSource:
@@ -36,9 +36,11 @@ class CatalogueSource:
         """The catalogue in force."""
         return self._current
 
-    async def reload(self, loaded: Loaded) -> bool:
-        """Take up the files as they are now and tell `loaded`; False (and a log line with the place) if they are
-        refused."""
+    async def reload(self, prepare: Hook, loaded: Hook) -> bool:
+        """Take up the files as they are now; False (and a log line with the place) if they are refused.
+
+        `prepare` runs before the new catalogue is in force, `loaded` after that.
+        """
         try:
             # A large file takes parsing: requests go on meanwhile.
             catalogue = await asyncio.to_thread(self._load)
@@ -49,6 +51,7 @@ class CatalogueSource:
                 _log.error("catalogue.refused", error=self._refused, in_force=self._current.digest)
             return False
         self._refused = ""
+        await prepare(catalogue)
         if catalogue != self._current:
             self._current = catalogue
             _log.info(
@@ -60,12 +63,12 @@ class CatalogueSource:
         await loaded(catalogue)
         return True
 
-    async def watch(self, loaded: Loaded) -> None:
+    async def watch(self, prepare: Hook, loaded: Hook) -> None:
         """Reload at each change, until cancelled. Folders are watched, for editors and Kubernetes replace files."""
         while True:
-            await self._watch_files(self._files(), loaded)
+            await self._watch_files(self._files(), prepare, loaded)
 
-    async def _watch_files(self, files: frozenset[Path], loaded: Loaded) -> None:
+    async def _watch_files(self, files: frozenset[Path], prepare: Hook, loaded: Hook) -> None:
         from watchfiles import awatch
 
         # Kubernetes swaps the link `..data` beside the files instead of the files.
@@ -78,7 +81,7 @@ class CatalogueSource:
             yield_on_timeout=True,
         ):
             if changes or self._refused:
-                await self.reload(loaded)
+                await self.reload(prepare, loaded)
             if self._files() != files:
                 return
 

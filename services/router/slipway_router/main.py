@@ -29,6 +29,7 @@ from slipway_router.catalogue_file import CatalogueInvalid
 from slipway_router.catalogue_resolve import References
 from slipway_router.catalogue_source import CatalogueSource
 from slipway_router.failover import Failover
+from slipway_router.litellm_bridge.process import LitellmBridge
 from slipway_router.measurements import Measurements
 from slipway_router.orphans import Orphans
 from slipway_router.performance_exchange import PerformanceExchange
@@ -46,12 +47,19 @@ from slipway_router.wire.pool import WirePool
 async def serve(settings: RouterSettings) -> None:
     """Serve until SIGTERM. Raises CatalogueInvalid or SecretsInvalid when there is nothing to start with."""
     telemetry.setup("router", settings.otlp_endpoint, settings.log_level)
-    wires = WirePool()
+    bridge = LitellmBridge(settings.litellm_python)
+    wires = WirePool(bridge)
     catalogue = CatalogueSource(
         settings.catalogue_file,
         settings.secrets_file,
-        References(settings={"local_models_url": settings.local_models_url}, secrets={}, environment=os.environ),
+        References(
+            settings={"local_models_url": settings.local_models_url},
+            secrets={},
+            environment=os.environ,
+            litellm=settings.litellm_python is not None,
+        ),
     )
+    bridge.need(catalogue.current())
     database = await open_pool(settings.database_url.get_secret_value())
     await migrate(database, "slipway_router", chassis=("outbox", "effects", "subject_keys"))
     bus = await open_bus(settings.bus_url.get_secret_value())
@@ -110,11 +118,12 @@ async def serve(settings: RouterSettings) -> None:
         background={
             "outbox-relay": outbox.relay,
             "orphans": orphans.watch,
-            "catalogue-watch": partial(catalogue.watch, wires.keep_those_of),
+            "catalogue-watch": partial(catalogue.watch, bridge.prepare, wires.keep_those_of),
+            "litellm": bridge.run,
             "performance-exchange": PerformanceExchange(redis, measurements).run,
             "retention": partial(sweep, database),
         },
-        readiness={"postgres": database_answers, "bus": bus.ping},
+        readiness={"postgres": database_answers, "bus": bus.ping, "litellm": bridge.ready},
         on_stop=stop,
     )
 

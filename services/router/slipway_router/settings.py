@@ -18,4 +18,7 @@ class RouterSettings(ServiceSettings):
     orphan_seconds: float = Field(
         15, ge=1, le=600, description="seconds without a sign of life after which a replica is taken for dead"
     )
+    litellm_python: Path | None = Field(
+        None, description="interpreter of an environment with litellm, for providers of the types anthropic and gemini"
+    )
     redis_timeout: float = Field(0.25, gt=0, le=10, description="seconds that a call waits for Redis at most")

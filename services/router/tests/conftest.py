@@ -80,13 +80,15 @@ class Provider:
                 headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)}
                 body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))))
                 exchange = Exchange(first.split()[1], headers, body, writer)
+                # Gemini names the model in the path.
+                model = body.get("model") or exchange.path.partition("models/")[2].partition(":")[0]
                 # "script@label": the label tells the models of one script apart.
-                script = body["model"].partition("@")[0]
-                self.seen[body["model"]].append(exchange)
+                script = model.partition("@")[0]
+                self.seen[model].append(exchange)
                 try:
                     await self.scripts[script](exchange)
                 except ConnectionError:
-                    self.hung_up[body["model"]].set()
+                    self.hung_up[model].set()
                     raise
                 if body.get("stream"):
                     break
@@ -371,6 +373,12 @@ def catalogue_of(
         **(file_with or {}),
     }
     return json.dumps(document, indent=1)
+
+
+@pytest.fixture(scope="session")
+def serve_provider() -> Callable[[dict[str, Script]], contextlib.AbstractContextManager[Provider]]:
+    """Serves scripts as a provider: `with serve_provider(scripts) as provider`."""
+    return lambda scripts: running(Provider(scripts))
 
 
 @pytest.fixture(scope="session")

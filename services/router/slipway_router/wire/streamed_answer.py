@@ -18,6 +18,7 @@ from slipway_router.wire.failures import failure_of_error_object
 from slipway_router.wire.json_object import json_object
 from slipway_router.wire.text import TextJoiner
 from slipway_router.wire.tool_calls import ToolCallAssembler
+from slipway_router.wire.usage import token_count
 
 
 class StreamedAnswer:
@@ -50,7 +51,7 @@ class StreamedAnswer:
         if chunk.get("error"):
             raise self.failed(failure_of_error_object(self._provider, chunk["error"]))
         self.model = self.model or str(chunk.get("model") or "")
-        self._usage = wire.token_count(chunk.get("usage")) or self._usage
+        self._usage = token_count(chunk.get("usage")) or self._usage
         self.is_at_work = False
         try:
             choices = [choice for choice in chunk.get("choices") or () if choice.get("index", 0) == 0]
