@@ -17,7 +17,7 @@ import asyncpg
 from slipway_chassis.caller import Caller
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.logs import get_logger
-from slipway_chassis.postgres import domain_errors, transaction
+from slipway_chassis.postgres import StoreUnavailable, domain_errors, transaction
 
 from slipway_router import metrics
 from slipway_router.books import ClosedAccount, Refusal, Reservation
@@ -49,14 +49,17 @@ class Lane:
                 return await self._fetch(query, arguments)
 
     async def _fetch(self, query: str, arguments: Sequence[Any]) -> list[Any]:
-        if self._connection is None or self._connection.is_closed():
-            await self.close()
+        if self._connection is None:
             self._connection = await self._pool.acquire(timeout=10)
         try:
             return await self._connection.fetch(query, *arguments)
+        except asyncpg.InterfaceError as error:
+            # What asyncpg says of a connection that was lost between two statements.
+            await self.close()
+            raise StoreUnavailable("the database is unavailable", retry_after=1) from error
         except BaseException:
-            if self._connection.is_closed():
-                await self.close()
+            # It may be lost; the pool knows, and hands out another one.
+            await self.close()
             raise
 
     async def close(self) -> None:

@@ -23,23 +23,29 @@ def effect(epoch):
 
 @pytest.fixture
 def provider(scripted):
-    return scripted({"slow": slow}, {"slow": ["slow"]})
+    return scripted({"slow": slow}, {"slow": ["slow"]}, settings={"orphan_seconds": "1"})
 
 
-async def test_an_effect_whose_router_was_killed_is_repeated_by_another(provider, start_router, connect_to):
+async def test_an_effect_whose_router_was_killed_is_repeated_by_another(
+    provider, start_router, connect_to, eventually
+):
     router = provider.router
     stream = connect_to(router).stream("slow", effect=effect(1))
     async with contextlib.aclosing(stream) as events:
         assert (await anext(events)).started.catalogue_model == "slow.0"
         os.kill(router.process.pid, signal.SIGKILL)
     database = router.environment["SLIPWAY_ROUTER_DATABASE_URL"]
-    heir = start_router(router.catalogue.read_text(), {"scripted": "sk-scripted-key"}, database_url=database)
+    catalogue = router.catalogue.read_text()
+    heir = start_router(catalogue, {"scripted": "sk-scripted-key"}, database_url=database, orphan_seconds="1")
     client = connect_to(heir)
     text = "".join([event.content_delta async for event in client.stream("slow", effect=effect(2))])
     assert text == "word " * 20
     assert len(provider.seen("slow")) == 2
-    # What the dead router had bought is not in its books, for it could not write them; the repetition is.
-    assert [row.outcome for row in await client.usage()] == ["ok"]
+
+    async def both_are_billed():
+        return sorted(row.outcome for row in await client.usage()) == ["ORPHANED", "ok"]
+
+    await eventually(both_are_billed, timeout=30)
 
 
 async def test_a_router_that_is_told_to_stop_ends_its_answers_first(provider, connect_to):
