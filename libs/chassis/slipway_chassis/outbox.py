@@ -83,12 +83,22 @@ WHERE id = ANY($1)
 class Outbox:
     """The outbox of one database and the relay that empties it."""
 
-    def __init__(self, pool: asyncpg.Pool, bus: Bus, keys: SubjectKeys, *, receipt_wait: float = _RECEIPT_WAIT) -> None:
-        """``receipt_wait``: seconds after which a message without a receipt is published again."""
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        bus: Bus,
+        keys: SubjectKeys,
+        *,
+        receipt_wait: float = _RECEIPT_WAIT,
+        gather: float = 0.0,
+    ) -> None:
+        """``receipt_wait``: seconds after which a message without a receipt is published again. ``gather``: seconds for
+        which messages may wait for others to go with: for services whose messages are many and wake nobody."""
         self._pool = pool
         self._bus = bus
         self._keys = keys
         self._receipt_wait = receipt_wait
+        self._gather = gather
         self._wake = asyncio.Event()
         self._relaying = False
         # Published by this relay and not receipted: message id to row.
@@ -161,6 +171,8 @@ class Outbox:
                                 retry = 0.0
                             if not lost.is_set():  # it may have happened while the batch cleared the wake-up
                                 await self._wait(_SWEEP)
+                            if self._gather:
+                                await asyncio.sleep(self._gather)
                 except _INTERRUPTIONS as error:
                     _heed_cancellation()
                     retry = min(max(retry * 2, 0.2), _BROKER_RETRY_MOST)

@@ -35,6 +35,8 @@ _RESERVE_PATIENCE = 5.0
 """Seconds for which a call waits for a database that is restarted."""
 _SETTLE_PATIENCE = 300.0
 """Seconds for which a closed account is kept and written again; then it is an orphan's."""
+_GATHER = 0.02
+"""Seconds for which closed accounts are gathered. Their reservations stand meanwhile."""
 _GRACE = 60.0
 """Seconds after the deadline of an attempt at which its reservation expires whoever made it."""
 
@@ -95,7 +97,7 @@ class Books:
         self._store = store
         self._evidence = evidence
         self._reserving: GroupCommit[Reservation, Refusal | None] = GroupCommit(self._reserve)
-        self._settling: GroupCommit[ClosedAccount, None] = GroupCommit(self._settle)
+        self._settling: GroupCommit[ClosedAccount, None] = GroupCommit(self._settle, linger=_GATHER)
 
     async def reserve(self, record: CallRecord, model: Model, seconds: float, *, dispatched: bool = True) -> Hold:
         """Reserve the worst case of an attempt at `model` that takes `seconds` at most; durable when it returns.
@@ -120,6 +122,11 @@ class Books:
         made = self._reserving.submit(reservation)
         try:
             refusal = await asyncio.shield(made)
+            if refusal is not None and not self._settling.is_idle:
+                # What calls that have ended no longer need may be enough.
+                await self.flush()
+                made = self._reserving.submit(reservation)
+                refusal = await asyncio.shield(made)
         except asyncio.CancelledError:
             hold.reserving, hold.ended = made, True
             record.holds.append(hold)
@@ -158,7 +165,8 @@ class Books:
             trace_id=current_trace_id(),
         )
         account = ClosedAccount(record, Payers.of(caller, record.root_run_id), sealed)
-        return Written(Record(sealed.event_id, sealed.commitment), self._settling.submit(account))
+        urgent = record.effect is not None
+        return Written(Record(sealed.event_id, sealed.commitment), self._settling.submit(account, urgent=urgent))
 
     async def flush(self) -> None:
         """Wait until all calls that have ended here are written: whoever reads usage sees their own calls."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from slipway_chassis.errors import SlipwayError, Unavailable
@@ -17,20 +18,33 @@ _MOST = 256
 class GroupCommit(Generic[T, R]):
     """Commits items in groups, one group at a time, in the order in which they came.
 
-    A group of one costs no waiting; under load the cost of a commit is shared. An item that the database refuses takes
-    no other with it: its group is then committed one by one.
+    Without `linger` a group of one costs no waiting; under load the cost of a commit is shared. With it, a group is
+    gathered for that many seconds first, unless something urgent is in it or somebody drains. An item that the database
+    refuses takes no other with it: its group is then committed one by one.
     """
 
-    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]]) -> None:
+    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, linger: float = 0.0) -> None:
         """`commit` writes a group durably and answers with a result for each item; all or nothing."""
         self._commit = commit
+        self._linger = linger
+        self._hurry = asyncio.Event()
         self._queue: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    def submit(self, item: T) -> "asyncio.Future[R]":
-        """Hand an item over; the future has its result once it is committed, or what `commit` raised."""
+    @property
+    def is_idle(self) -> bool:
+        """True when everything that was handed over is committed, or has failed."""
+        return self._worker is None or self._worker.done()
+
+    def submit(self, item: T, *, urgent: bool = False) -> "asyncio.Future[R]":
+        """Hand an item over; the future has its result once it is committed, or what `commit` raised.
+
+        `urgent`: somebody waits for it.
+        """
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
+        if urgent:
+            self._hurry.set()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return future
@@ -38,10 +52,16 @@ class GroupCommit(Generic[T, R]):
     async def drain(self) -> None:
         """Wait until everything that was handed over by now is committed, or has failed."""
         if self._worker is not None:
+            self._hurry.set()
             await asyncio.wait([self._worker])
 
     async def _work(self) -> None:
         while self._queue:
+            if self._linger and len(self._queue) < _MOST:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._linger):
+                        await self._hurry.wait()
+            self._hurry.clear()
             group = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST))]
             await self._write(group)
 
