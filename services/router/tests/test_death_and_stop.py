@@ -26,9 +26,7 @@ def provider(scripted):
     return scripted({"slow": slow}, {"slow": ["slow"]}, settings={"orphan_seconds": "1"})
 
 
-async def test_an_effect_whose_router_was_killed_is_repeated_by_another(
-    provider, start_router, connect_to, eventually
-):
+async def test_an_effect_whose_router_was_killed_is_repeated_by_another(provider, start_router, connect_to, eventually):
     router = provider.router
     stream = connect_to(router).stream("slow", effect=effect(1))
     async with contextlib.aclosing(stream) as events:
