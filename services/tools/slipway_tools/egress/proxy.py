@@ -174,6 +174,8 @@ class _Connection:
         except Refused as refusal:
             await self._refuse(call, event, refusal)
             return False
+        if self._http.trailing_data[0]:
+            return False  # it did not wait for the answer: what it sent is no TLS for us
         self._writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await self._writer.start_tls(self._proxy.authority.context(server.host))
         self._tunnel = server
