@@ -28,12 +28,15 @@ from slipway_router.calls import ModelCalls
 from slipway_router.catalogue_file import CatalogueInvalid
 from slipway_router.catalogue_resolve import References
 from slipway_router.catalogue_source import CatalogueSource
+from slipway_router.comparison import Comparisons
 from slipway_router.failover import Failover
 from slipway_router.litellm_bridge.process import LitellmBridge
 from slipway_router.measurements import Measurements
 from slipway_router.orphans import Orphans
 from slipway_router.performance_exchange import PerformanceExchange
 from slipway_router.permissions import ModelPermissions
+from slipway_router.recordings import Recorder
+from slipway_router.recordings_store import PostgresRecordings
 from slipway_router.secrets_file import SecretsInvalid
 from slipway_router.servicer import RouterServicer
 from slipway_router.settings import RouterSettings
@@ -69,7 +72,7 @@ async def serve(settings: RouterSettings) -> None:
         socket_connect_timeout=settings.redis_timeout,
     )
     keys = SubjectKeys(database, settings.data_key.get_secret_value())
-    outbox = Outbox(database, bus, keys)
+    outbox = Outbox(database, bus, keys, gather=0.05)
     books_store = PostgresBooks(database, Evidence("router", outbox))
     books = Books(books_store, Evidence("router", outbox))
     orphans = Orphans(database, books_store, Evidence("router", outbox), dead_after=settings.orphan_seconds)
@@ -82,6 +85,8 @@ async def serve(settings: RouterSettings) -> None:
     measurements = Measurements()
     failover = Failover(health, books, SharedThrottle(redis), measurements)
     accounts = Accounts(books, failover)
+    recordings = PostgresRecordings(database, keys, books.flush)
+    recorder = Recorder(recordings)
     calls = ModelCalls(
         catalogue=catalogue.current,
         permissions=ModelPermissions(policy),
@@ -91,11 +96,14 @@ async def serve(settings: RouterSettings) -> None:
         pool=wires,
         accounts=accounts,
         ledger=ledger,
+        recorder=recorder,
         cache=AnswerCache(redis, keys, database, lambda: catalogue.current().cache_seconds),
     )
 
     def servicers(server: grpc.aio.Server) -> list[str]:
-        servicer = RouterServicer(calls, store, catalogue, health, measurements, policy, budgets)
+        servicer = RouterServicer(
+            calls, Comparisons(calls, recordings), store, catalogue, health, measurements, policy, budgets
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
 
@@ -105,6 +113,7 @@ async def serve(settings: RouterSettings) -> None:
     async def stop() -> None:
         await ledger.drain(settings.shutdown_grace)
         await accounts.drain()
+        await recorder.drain()
         await books_store.close()
         await wires.aclose()
         await redis.aclose()
@@ -120,6 +129,7 @@ async def serve(settings: RouterSettings) -> None:
             "orphans": orphans.watch,
             "catalogue-watch": partial(catalogue.watch, bridge.prepare, wires.keep_those_of),
             "litellm": bridge.run,
+            "recordings": recordings.sweep,
             "performance-exchange": PerformanceExchange(redis, measurements).run,
             "retention": partial(sweep, database),
         },
