@@ -165,6 +165,8 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_floats(value: Any) -> None:
     """Floats have more than one fair spelling; other languages would read another event."""
+    if type(value) is str:
+        return
     if isinstance(value, float):
         raise ValueError("an event holds no floats: write money and scores as strings")
     if isinstance(value, Mapping):

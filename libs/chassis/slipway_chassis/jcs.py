@@ -43,5 +43,13 @@ def _is_plain(value: Any) -> bool:
     if kind is int:
         return -_LARGEST <= value <= _LARGEST
     if kind is dict:
-        return all(type(name) is str and name.isascii() and _is_plain(item) for name, item in value.items())
-    return (kind is list or kind is tuple) and all(map(_is_plain, value))
+        for name, item in value.items():
+            if type(name) is not str or not name.isascii() or not (type(item) is str or _is_plain(item)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        for item in value:  # noqa: SIM110 - a generator for each list would cost as much as the rest
+            if not _is_plain(item):
+                return False
+        return True
+    return False
