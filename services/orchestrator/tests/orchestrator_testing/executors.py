@@ -62,6 +62,10 @@ class World:
     proofs: dict[str, tools_pb2.ApprovalProof] = field(default_factory=dict)
     chats: list[router_pb2.ChatRequest] = field(default_factory=list)
     answer: str = ANSWER
+    reply: Callable[[router_pb2.ChatRequest], str | list[tuple[str, str]]] | None = None
+    """What the model says: a text, or calls as pairs of name and arguments. None: `answer`."""
+    said: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """Messages of sessions: role and content."""
     tool: Callable[[str, Any, int], Awaitable[Any]] | None = None
     """Behaviour of the tools: name, arguments and attempt to output; may raise."""
     revoked: bool = False
@@ -101,15 +105,19 @@ class Router(router_pb2_grpc.RouterServiceServicer):
     async def StreamChatCompletion(self, request: Any, context: Any) -> AsyncIterator[Any]:
         world, chat = self.world, request.chat
 
-        async def act() -> str:
+        async def act() -> tuple[str | list[tuple[str, str]]]:
             world.chats.append(chat)
-            return world.answer
+            return (world.answer if world.reply is None else world.reply(chat),)
 
-        text = await world.once(chat.effect, act)
+        (said,) = await world.once(chat.effect, act)
+        text = said if isinstance(said, str) else ""
         message = router_pb2.StreamChatCompletionResponse
         yield message(started=router_pb2.StreamStarted(model="test-model", attempts=1))
         for word in text.split(" ") if text else []:
             yield message(content_delta=word + " ")
+        for number, (name, arguments) in enumerate(() if isinstance(said, str) else said):
+            call = router_pb2.ToolCall(id=f"call-{number}", name=name, arguments_json=arguments)
+            yield message(tool_call=call)
         usage = router_pb2.Usage(input_tokens=10, output_tokens=5, cost=Money(currency_code="USD", nanos=1_000_000))
         yield message(
             finished=router_pb2.StreamFinished(finish_reason="stop", usage=usage, record=_record(chat.effect.key))
@@ -133,6 +141,24 @@ class Knowledge(memory_pb2_grpc.KnowledgeServiceServicer):
             return memory_pb2.SearchCollectionResponse(passages=[passage], record=_record(request.effect.key))
 
         return await self.world.once(request.effect, act)
+
+
+class Sessions(memory_pb2_grpc.SessionsServiceServicer):
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.seen: set[str] = set()
+
+    async def ListSessionMessages(self, request: Any, context: Any) -> Any:
+        said = self.world.said.get(request.session_id, [])
+        messages = [memory_pb2.SessionMessage(role=role, content=content) for role, content in said]
+        return memory_pb2.ListSessionMessagesResponse(messages=messages)
+
+    async def AppendSessionMessages(self, request: Any, context: Any) -> Any:
+        if request.request_id not in self.seen:
+            self.seen.add(request.request_id)
+            added = [(message.role, message.content) for message in request.messages]
+            self.world.said.setdefault(request.session_id, []).extend(added)
+        return memory_pb2.AppendSessionMessagesResponse()
 
 
 _SCHEMAS: dict[str, Any] = {
@@ -227,6 +253,7 @@ async def serve(world: World, signing: Any) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(interceptors=[ServerInterceptor(CallerTokenVerifier(signing.jwks_file), public)])
     router_pb2_grpc.add_RouterServiceServicer_to_server(Router(world), server)
     memory_pb2_grpc.add_KnowledgeServiceServicer_to_server(Knowledge(world), server)
+    memory_pb2_grpc.add_SessionsServiceServicer_to_server(Sessions(world), server)
     tools_pb2_grpc.add_ToolsServiceServicer_to_server(Tools(world), server)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(Identity(world, signing), server)
     port = server.add_insecure_port("127.0.0.1:0")
