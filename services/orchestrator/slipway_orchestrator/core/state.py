@@ -91,6 +91,8 @@ class StepState:
     """Code and message of the last failure."""
     handler: str | None = None
     """Where the sequence goes on after an error, if not at the next step."""
+    holds: bool = False
+    """It does nothing but hold other steps."""
     stdout: str | None = None
     stderr: str | None = None
 
@@ -169,21 +171,38 @@ def _step(state: RunState, key: str) -> StepState:
 
 
 def _started(state: RunState, time: datetime, event: RunStarted) -> None:
-    state.started, state.start_time = event, time
+    """Its time begins when it may begin."""
+    state.started, state.start_time = event, max(time, event.not_before or time)
 
 
-def _forked(state: RunState, _time: datetime, _event: RunForked) -> None:
-    """What the other run was about to end, or asked of people and children, is not this run's."""
+def _forked(state: RunState, time: datetime, _event: RunForked) -> None:
+    """What the other run had not finished is decided anew, and this run's time begins.
+
+    Of what was in doubt, or escalated, a person is asked again: it is not done blindly here either.
+    """
+    state.start_time = time
     state.ended = state.paused = state.cancel = state.fatal = None
+    state.tool_errors, state.progress = 0, Progress()
     state.cursors.clear()
     for key, step in list(state.steps.items()):
-        if step.phase in (Phase.GATED, Phase.DECIDED):
-            if step.error is None and step.attempt <= 1:
-                del state.steps[key]
-            else:
-                step.phase = Phase.ESCALATED
-        elif step.phase is Phase.STARTED and step.child_run_id is not None:
-            del state.steps[key]
+        if step.phase in (Phase.GATED, Phase.DECIDED) and step.approval is not None and step.approval.escalation:
+            step.phase = Phase.ESCALATED
+        elif step.holds and step.phase in (Phase.STARTED, Phase.FAILED):
+            step.phase, step.error = Phase.STARTED, None
+        elif step.phase not in FINISHED and step.phase not in (Phase.UNCERTAIN, Phase.ESCALATED):
+            _forget(state, key, step)
+
+
+def _forget(state: RunState, key: str, step: StepState) -> None:
+    """As if the step had never begun."""
+    del state.steps[key]
+    if step.attempt == 0:
+        return
+    state.totals = replace(state.totals, steps=state.totals.steps - 1)
+    if isinstance(step.input, dict) and "tool" in step.input and "arguments" in step.input:
+        called = call_key(str(step.input["tool"]), step.input["arguments"])
+        if state.calls.get(called, 0) > 0:
+            state.calls[called] -= 1
 
 
 def _waiting(state: RunState, _time: datetime, event: RunWaiting) -> None:
@@ -255,6 +274,7 @@ def _intent(state: RunState, _time: datetime, event: StepStarted) -> None:
         event.input,
     )
     step.retry_at, step.until, step.child_run_id = None, event.until, event.child_run_id
+    step.holds = event.type in CONTAINERS
     if event.attempt == 1 and event.type not in CONTAINERS:
         state.totals = replace(state.totals, steps=state.totals.steps + 1)
     if event.type == "tool" and event.attempt == 1 and isinstance(event.input, dict):
