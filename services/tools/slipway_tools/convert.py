@@ -98,9 +98,9 @@ def tool(source: Tool) -> tools_pb2.Tool:
         idempotent=declared.idempotent,
         digest=declared.digest,
         regions=declared.regions,
-        side_effect=side_effect_on_the_wire(declared.side_effect),
-        untrusted_output=declared.untrusted_output,
-        egress=declared.egress,
+        side_effect=side_effect_on_the_wire(source.side_effect),
+        untrusted_output=source.untrusted_output,
+        egress=source.egress,
         version=source.version,
         quarantine=source.quarantine,
     )

@@ -26,6 +26,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 300.0
 _CODE_LIMIT = 128 * 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# What the MCP server of the gateway calls agents, the search in knowledge and the look at a run.
+_RESERVED_NAMES = ("agent.", "knowledge.", "runs.")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -101,7 +103,7 @@ def declare(
         description,
         input_schema,
         output_schema,
-        # What runs in the sandbox acts on nothing outside of it.
+        # What runs in the sandbox acts on nothing outside of it, unless the platform lets it (`Tool.repeatable`).
         idempotent if http else True,
         tuple(regions),
         side_effect or (http_side_effect(http.method) if http else "read"),
@@ -120,6 +122,8 @@ def _kinds(
 
 def name_faults(name: str) -> list[FieldViolation]:
     """What is wrong with a tool's name."""
+    if name.startswith(_RESERVED_NAMES):
+        return [FieldViolation("tool", f"must not begin with {', '.join(_RESERVED_NAMES)}")]
     if _NAME.fullmatch(name):
         return []
     return [FieldViolation("tool", "must be 1 to 64 of a-z, 0-9, `.`, `_`, `-`, and begin with a letter or digit")]

@@ -153,7 +153,7 @@ class Invoker:
                 raise ToolFailed(answer)
             return answer.to_bytes()
 
-        in_doubt = "repeat" if declaration.repeatable else "uncertain"
+        in_doubt = "repeat" if tool.repeatable else "uncertain"
         try:
             stored = await self._ledger.perform(caller, invocation.effect, fingerprint, action, in_doubt=in_doubt)
         except SlipwayError as error:
@@ -172,7 +172,7 @@ class Invoker:
         invocation: Invocation,
     ) -> Answer:
         declaration, effect = tool.declaration, invocation.effect
-        output_tainted = declaration.untrusted_output or invocation.arguments_tainted
+        output_tainted = tool.untrusted_output or invocation.arguments_tainted
         record = CallRecord(
             tool,
             arguments,
@@ -216,9 +216,10 @@ class Invoker:
             case "builtin":
                 call = python_tool.read_arguments(declaration.name, arguments, self._limits)
                 run_id = effect.key.partition("/")[0] if effect else ""
-                return await self._sandboxes.python().call(call, self._fetch, run_id=run_id)
+                result = await self._sandboxes.python().call(call, self._fetch, run_id=run_id)
+                return _not_repeated_blindly(tool, result)
             case "python" | "shell":
-                return await self._sandboxed.call(declaration, arguments)
+                return _not_repeated_blindly(tool, await self._sandboxed.call(declaration, arguments))
             case "mcp":
                 async with self._gate.enter():
                     return await self._mcp.call(caller, tool, arguments)
@@ -227,6 +228,14 @@ class Invoker:
                     return await self._http.call(
                         declaration, arguments, HttpInvocation(caller.tenant, effect.key if effect else "")
                     )
+
+
+def _not_repeated_blindly(tool: Tool, result: ToolResult) -> ToolResult:
+    """A program that may write outside has perhaps done so before its time was up: trying again is for a person."""
+    failure = result.failure
+    if failure is None or not failure.retryable or tool.repeatable:
+        return result
+    return dataclasses.replace(result, failure=dataclasses.replace(failure, retryable=False))
 
 
 def _check_regions(declaration: Declaration, demanded: Sequence[str] | None) -> None:

@@ -25,6 +25,7 @@ from slipway_tools.mcp.http_peer import HttpPeer
 from slipway_tools.mcp.servers import McpServers
 from slipway_tools.mcp.stdio_peer import StdioPeer
 from slipway_tools.memory_files import MemoryFiles
+from slipway_tools.reach import Reaches
 from slipway_tools.record import Recorder
 from slipway_tools.registry import Registry
 from slipway_tools.sandboxes import Sandboxes
@@ -57,9 +58,10 @@ async def serve(settings: ToolsSettings) -> None:
     http = HttpCaller(allowed, secrets)
     policy = PolicyEngine(settings.policy_dir)
     files = MemoryFiles(settings.memory_target)
-    egress = Egress(EgressRules(settings.egress_file), Proxy(allowed, secrets), EgressLog(pool, evidence))
+    rules = EgressRules(settings.egress_file)
+    egress = Egress(rules, Proxy(allowed, secrets), EgressLog(pool, evidence))
     sandboxes = Sandboxes(choice, files, egress)
-    registry = Registry(pool, policy, evidence, http, builtin)
+    registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules))
     http_peer = HttpPeer(allowed, secrets)
     servers = McpServers(
         pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}

@@ -77,7 +77,7 @@ class Recorder:
             "kind": declaration.kind,
             "tool_digest": declaration.digest,
             "tool_version": call.tool.version,
-            "side_effect": declaration.side_effect,
+            "side_effect": call.tool.side_effect,
             "arguments_tainted": call.taint.arguments,
             "output_tainted": call.taint.output,
             "arguments": jcs.canonical_json(call.arguments).decode(),

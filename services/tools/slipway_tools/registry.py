@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from slipway_chassis.telemetry import current_trace_id
 from slipway_tools import store
 from slipway_tools.errors import ApprovalRequired, InvalidTool, ToolNotFound
 from slipway_tools.http_tool import HttpCaller
+from slipway_tools.reach import Reaches
 from slipway_tools.tool import Declaration, Tool
 
 
@@ -32,12 +33,19 @@ class Registry:
     """Looks tools up, and takes declarations."""
 
     def __init__(
-        self, pool: Any, policy: PolicyEngine, evidence: Evidence, http: HttpCaller, builtin: Mapping[str, Declaration]
+        self,
+        pool: Any,
+        policy: PolicyEngine,
+        evidence: Evidence,
+        http: HttpCaller,
+        builtin: Mapping[str, Declaration],
+        reaches: Reaches,
     ) -> None:
         self._pool = pool
         self._policy = policy
         self._evidence = evidence
         self._http = http
+        self._reaches = reaches
         now = datetime.now(UTC)
         self._builtin = {name: Tool(declaration, now, now) for name, declaration in builtin.items()}
 
@@ -49,7 +57,7 @@ class Registry:
             PolicyDenied: there is one, and the caller may not.
         """
         tool = await self._find(caller, name, version)
-        return tool, self._policy.authorize(caller, "ReadTool", _resource(caller, tool.declaration))
+        return tool, self._policy.authorize(caller, "ReadTool", _resource(caller, tool))
 
     async def find_to_invoke(
         self, caller: Caller, name: str, version: int, origin: Origin
@@ -61,22 +69,27 @@ class Registry:
             ApprovalRequired: policy permits the call with an approval only, and there is none.
         """
         tool = await self._find(caller, name, version)
-        decision = self.decide_invocation(caller, tool.declaration, origin)
+        decision = self.decide_invocation(caller, tool, origin)
         if not decision.allowed and not origin.approved:
             approved = Origin(origin.arguments_tainted, approved=True)
-            if self.decide_invocation(caller, tool.declaration, approved).allowed:
+            if self.decide_invocation(caller, tool, approved).allowed:
                 policies = ",".join(decision.policies)
                 raise ApprovalRequired(
                     f"calling {name} so needs an approval",
                     metadata={"tool": name, "policies": policies, "policy_digest": decision.digest},
                 )
         if not decision.allowed:
-            self._policy.authorize(caller, "InvokeTool", _resource(caller, tool.declaration), _context(origin))
+            self._policy.authorize(caller, "InvokeTool", _resource(caller, tool), _context(origin))
         return tool, decision
 
-    def decide_invocation(self, caller: Caller, declaration: Declaration, origin: Origin) -> PolicyDecision:
+    def decide_invocation(self, caller: Caller, tool: Tool, origin: Origin) -> PolicyDecision:
         """What policy says of a call of that origin."""
-        return self._policy.decide(caller, "InvokeTool", _resource(caller, declaration), _context(origin))
+        return self._policy.decide(caller, "InvokeTool", _resource(caller, tool), _context(origin))
+
+    def _reaching(self, caller: Caller, tool: Tool) -> Tool:
+        if tool.declaration.kind in ("http", "mcp"):
+            return tool
+        return replace(tool, reach=self._reaches.of(caller.tenant, tool.declaration.name))
 
     async def _find(self, caller: Caller, name: str, version: int) -> Tool:
         tool = self._builtin.get(name) or await store.get_tool(self._pool, caller.tenant, name)
@@ -86,7 +99,7 @@ class Registry:
             tool = await store.get_version(self._pool, caller.tenant, name, version) if old else None
         if tool is None:
             raise ToolNotFound(f"no tool {name[:64]}" + (f" in version {version}" if version else ""), field="tool")
-        return tool
+        return self._reaching(caller, tool)
 
     async def versions(self, caller: Caller, name: str, before: int, size: int) -> tuple[list[Tool], int]:
         """Up to `size` versions below `before`, newest first, and the version to go on before (0: no more)."""
@@ -109,8 +122,9 @@ class Registry:
                 if len(found) == size:
                     return found, after
                 after = name
-                if self._policy.decide(caller, "ReadTool", _resource(caller, names[name].declaration)).allowed:
-                    found.append(names[name])
+                tool = self._reaching(caller, names[name])
+                if self._policy.decide(caller, "ReadTool", _resource(caller, tool)).allowed:
+                    found.append(tool)
             if len(declared) <= size:
                 return found, ""
 
@@ -145,7 +159,9 @@ class Registry:
         return [tool for tool in found if tool]
 
     def _permit(self, caller: Caller, declaration: Declaration) -> PolicyDecision:
-        permission = self._policy.authorize(caller, "ManageTool", _resource(caller, declaration))
+        now = datetime.now(UTC)
+        proposed = self._reaching(caller, Tool(declaration, now, now))
+        permission = self._policy.authorize(caller, "ManageTool", _resource(caller, proposed))
         if declaration.name in self._builtin:
             raise InvalidTool("is the name of a builtin tool", field="tool")
         if declaration.http and (fault := self._http.check(declaration, caller.tenant)):
@@ -194,15 +210,15 @@ async def record_declared(
     await evidence.record(conn, sealed, subject=caller.subject)
 
 
-def _resource(caller: Caller, declaration: Declaration) -> Resource:
+def _resource(caller: Caller, tool: Tool) -> Resource:
     attributes = {
-        "name": declaration.name,
-        "kind": declaration.kind,
-        "side_effect": declaration.side_effect,
-        "egress": declaration.egress,
-        "untrusted_output": declaration.untrusted_output,
+        "name": tool.declaration.name,
+        "kind": tool.declaration.kind,
+        "side_effect": tool.side_effect,
+        "egress": tool.egress,
+        "untrusted_output": tool.untrusted_output,
     }
-    return Resource("Tool", declaration.name, caller.tenant, attributes)
+    return Resource("Tool", tool.declaration.name, caller.tenant, attributes)
 
 
 def _context(origin: Origin) -> dict[str, bool]:

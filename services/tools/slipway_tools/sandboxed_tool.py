@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 from typing import Any, Protocol
 
+from slipway_tools import schema
 from slipway_tools.python_tool import FetchFile, PythonCall, PythonTool
-from slipway_tools.result import ToolResult
+from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.tool import PLACEHOLDER, Declaration, PythonFunction, ShellCommand
 
 # Both read their call from standard input, which no file of the workspace can shadow.
@@ -69,7 +70,18 @@ class SandboxedTools:
         else:
             assert declaration.shell  # noqa: S101
             program = _command(declaration.shell, arguments)
-        return await self._sandboxes.python().call(replace(program, tool=declaration.name), self._fetch)
+        result = await self._sandboxes.python().call(replace(program, tool=declaration.name), self._fetch)
+        return _held_to_schema(declaration, result)
+
+
+def _held_to_schema(declaration: Declaration, result: ToolResult) -> ToolResult:
+    if result.failure is not None or declaration.output_schema is None:
+        return result
+    wrong = schema.violations(declaration.output_schema, json.loads(result.output_json))
+    if not wrong:
+        return result
+    message = f"The output does not fit the output schema: {wrong[0].field} {wrong[0].message}."
+    return replace(result, output_json="", failure=ToolFailure("INVALID_RESULT", message))
 
 
 def _function(python: PythonFunction, arguments: dict[str, Any]) -> PythonCall:

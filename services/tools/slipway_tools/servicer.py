@@ -13,7 +13,7 @@ from slipway_tools.mcp.servers import McpServers
 from slipway_tools.registry import Origin, Registry
 
 _DEFAULT_PAGE, _LONGEST_PAGE = 100, 200
-_NEWEST = 1 << 31
+_NEWEST = (1 << 31) - 1
 
 
 class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
@@ -63,9 +63,7 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         caller = current_caller()
         tool, _ = await self._registry.find(caller, request.tool, request.version)
         as_it_is, approved = (
-            self._registry.decide_invocation(
-                caller, tool.declaration, Origin(request.arguments_tainted, approved=proof)
-            )
+            self._registry.decide_invocation(caller, tool, Origin(request.arguments_tainted, approved=proof))
             for proof in (False, True)
         )
         return tools_pb2.DescribeToolResponse(

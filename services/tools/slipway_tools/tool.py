@@ -15,6 +15,7 @@ DEFAULT_TIMEOUT = 30.0
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 Kind = Literal["builtin", "http", "python", "shell", "mcp"]
 SideEffect = Literal["read", "write", "destructive"]
+Reach = Literal["nothing", "reads", "writes"]
 
 
 @dataclass(frozen=True)
@@ -160,21 +161,41 @@ class Declaration:
         """True when doing a call twice is harmless: the target honours the key, or the call changes nothing."""
         return self.idempotent or (self.http is not None and self.http.safe)
 
-    @property
-    def egress(self) -> bool:
-        """True when a call sends its arguments out of the platform."""
-        return self.kind in ("http", "mcp")
-
 
 @dataclass(frozen=True)
 class Tool:
-    """A declared tool, its version (builtin: 0), its times, and why it can't be called (empty: it can)."""
+    """A declared tool, its version (builtin: 0), its times, and why it can't be called (empty: it can).
+
+    `reach` is what the platform lets a sandboxed tool reach outside: more than it declares, at times.
+    """
 
     declaration: Declaration
     create_time: datetime
     update_time: datetime
     version: int = 0
     quarantine: str = ""
+    reach: Reach = "nothing"
+
+    @property
+    def egress(self) -> bool:
+        """True when a call sends its arguments out of the platform."""
+        return self.declaration.kind in ("http", "mcp") or self.reach != "nothing"
+
+    @property
+    def untrusted_output(self) -> bool:
+        """True when what it answers comes from outside."""
+        return self.declaration.untrusted_output or self.reach != "nothing"
+
+    @property
+    def side_effect(self) -> SideEffect:
+        """What a call may do to the world."""
+        declared = self.declaration.side_effect
+        return "write" if declared == "read" and self.reach == "writes" else declared
+
+    @property
+    def repeatable(self) -> bool:
+        """True when doing a call twice is harmless."""
+        return self.declaration.repeatable and self.reach != "writes"
 
 
 def from_content(content: Mapping[str, Any]) -> Declaration:

@@ -202,7 +202,7 @@ async def test_who_may_read_may_not_therefore_invoke(client: Any) -> None:
 
 async def test_an_agent_acting_for_a_developer_declares_no_tools(client: Any, unique: Any) -> None:
     with pytest.raises(SlipwayError) as denied:
-        await client(act="refund-desk@3").put(unique("agent."), URL)
+        await client(act="refund-desk@3").put(unique("by-agent."), URL)
     assert denied.value.reason == "POLICY_DENIED"
 
 

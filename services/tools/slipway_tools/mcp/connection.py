@@ -15,6 +15,7 @@ from slipway_tools.python_tool import file_faults
 from slipway_tools.tool import DEFAULT_TIMEOUT, SECRET_PREFIX, SideEffect
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_RESERVED = ("agent", "knowledge", "runs")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _CREDENTIAL = re.compile(r"api_?key|token|secret|passw", re.IGNORECASE)
 _FILES_LIMIT = 1 << 20  # bytes of files that stand in the connection itself
@@ -136,6 +137,8 @@ def check(name: str, connection: Connection) -> None:
         faults.append(
             FieldViolation("server", "must be 1 to 32 of a-z, 0-9, `_`, `-`, and begin with a letter or digit")
         )
+    if name in _RESERVED:
+        faults.append(FieldViolation("server", f"must not be one of {', '.join(_RESERVED)}"))
     if (connection.http is None) == (connection.stdio is None):
         faults.append(FieldViolation("connection", "must have exactly one of http and stdio"))
     faults += [_below(fault) for fault in region_faults(connection.regions)]

@@ -12,6 +12,7 @@ from slipway_tools.mcp.definition import TOOLS_LIMIT, Definition
 from slipway_tools.mcp.http_peer import quoted
 from slipway_tools.mcp.peer import EXCHANGE_LIMIT, Offer, PeerFailed, PinnedCall, Reply, find_pinned
 from slipway_tools.python_tool import FetchFile, PythonCall, split_files
+from slipway_tools.reach import mcp_program
 from slipway_tools.sandboxed_tool import PythonProvider
 
 _BRIDGE = files("slipway_tools.mcp").joinpath("stdio_bridge.py").read_text()
@@ -58,7 +59,9 @@ class StdioPeer:
             "call": {"name": call.tool, "pinned": call.pinned, "arguments": call.arguments} if call else None,
         }
         inline, fetched = split_files(stdio.files)
-        program = PythonCall(_BRIDGE, json.dumps(asked), server.connection.timeout, inline, fetched)
+        program = PythonCall(
+            _BRIDGE, json.dumps(asked), server.connection.timeout, inline, fetched, tool=mcp_program(server.name)
+        )
         result = await self._sandboxes.python().call(program, self._fetch)
         if failure := result.failure:
             raise PeerFailed(failure.code, failure.message, retryable=failure.retryable)
