@@ -34,6 +34,7 @@ from slipway_router.failover import AttemptTimes, Failover, Underway
 from slipway_router.measurements import Measurements
 from slipway_router.permissions import ModelPermissions
 from slipway_router.question import fingerprint
+from slipway_router.recordings import Recorder
 from slipway_router.routing import Plan, Proposal, check_candidates, plan, routing_of
 from slipway_router.wire.pool import WirePool
 
@@ -80,6 +81,7 @@ class ModelCalls:
         accounts: Accounts,
         ledger: Ledger,
         cache: AnswerCache,
+        recorder: Recorder,
     ) -> None:
         self._catalogue = catalogue
         self._permissions = permissions
@@ -90,6 +92,7 @@ class ModelCalls:
         self._accounts = accounts
         self._ledger = ledger
         self._cache = cache
+        self._recorder = recorder
 
     async def explain(self, caller: Caller, request: ChatRequest) -> Plan:
         """The plan for a request that is not sent."""
@@ -193,6 +196,7 @@ class ModelCalls:
         await self._sticky.answered(made, caller.tenant, request.session_id, attempt.candidate.model.name)
         answer = _answer(record, completion, completion.content, reference)
         await self._cache.keep(caller, request, made, answer)
+        self._recorder.offer(caller, request, made, answer)
         return answer
 
     async def _embed(self, caller: Caller, request: EmbeddingsRequest) -> EmbeddingsAnswer:
@@ -268,6 +272,7 @@ class ModelCalls:
         await self._sticky.answered(made, caller.tenant, request.session_id, model.name)
         answer = _answer(record, completion, "".join(record.text) or None, reference)
         await self._cache.keep(caller, request, made, answer)
+        self._recorder.offer(caller, request, made, answer)
         for call in completion.tool_calls:
             yield call
         yield StreamFinished(completion.finish_reason, record.spent, reference)

@@ -90,6 +90,8 @@ class ChatRequest:
     max_latency: float | None = None
     data_classes: frozenset[str] = frozenset()
     capabilities: frozenset[Capability] = frozenset()
+    replay_of: str = ""
+    """Id of the recorded request that this one repeats for a comparison."""
     checks: OutputChecks = field(default=NO_CHECKS, compare=False, repr=False)
     """What the answer must be like: made of `tools` and `response_format`."""
 

@@ -126,7 +126,7 @@ def chat_response(answer: ChatAnswer) -> pb.CreateChatCompletionResponse:
         finish_reason=answer.finish_reason,
         model=answer.model,
         catalogue_model=answer.catalogue_model,
-        usage=_usage(answer.spent),
+        usage=usage(answer.spent),
         attempts=answer.attempts,
         request_id=answer.request_id,
         record=_record(answer.record),
@@ -154,7 +154,7 @@ def stream_response(event: StreamEvent) -> pb.StreamChatCompletionResponse:
             return pb.StreamChatCompletionResponse(tool_call=_tool_call(event))
         case StreamFinished():
             finished = pb.StreamFinished(
-                finish_reason=event.finish_reason, usage=_usage(event.spent), record=_record(event.record)
+                finish_reason=event.finish_reason, usage=usage(event.spent), record=_record(event.record)
             )
             return pb.StreamChatCompletionResponse(finished=finished)
 
@@ -164,7 +164,7 @@ def embeddings_response(answer: EmbeddingsAnswer) -> pb.CreateEmbeddingsResponse
     return pb.CreateEmbeddingsResponse(
         embeddings=[pb.Embedding(values=vector) for vector in answer.values],
         model=answer.model,
-        usage=_usage(answer.spent),
+        usage=usage(answer.spent),
         request_id=answer.request_id,
         catalogue_model=answer.catalogue_model,
     )
@@ -181,7 +181,7 @@ def usage_row(row: UsageRow) -> pb.UsageRow:
         catalogue_model=row.catalogue_model,
         returned_model=row.returned_model,
         provider=row.provider,
-        usage=_usage(row.spent),
+        usage=usage(row.spent),
         attempts=row.attempts,
         outcome=row.outcome,
         latency_ms=row.latency_ms,
@@ -194,7 +194,7 @@ def usage_row(row: UsageRow) -> pb.UsageRow:
 
 def usage_group(group: UsageSum) -> pb.UsageGroup:
     """A sum on the wire."""
-    return pb.UsageGroup(key=group.key, calls=group.calls, usage=_usage(group.spent))
+    return pb.UsageGroup(key=group.key, calls=group.calls, usage=usage(group.spent))
 
 
 def moment(request: pb.SummarizeUsageRequest, field: str) -> datetime | None:
@@ -337,7 +337,8 @@ def _tool_call(call: ToolCall) -> pb.ToolCall:
     return pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
 
 
-def _usage(spent: Spent) -> pb.Usage:
+def usage(spent: Spent) -> pb.Usage:
+    """Tokens and cost on the wire."""
     return pb.Usage(
         input_tokens=spent.tokens.input,
         cached_input_tokens=spent.tokens.cached_input,

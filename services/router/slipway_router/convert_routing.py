@@ -5,14 +5,18 @@ from decimal import Decimal
 
 from google.protobuf.duration_pb2 import Duration
 from slipway.router.v1 import router_pb2 as pb
-from slipway_chassis.money import to_money
+from slipway_chassis.errors import InvalidArgument
+from slipway_chassis.money import from_money, to_money
 
 from slipway_router.catalogue import Model, Route
+from slipway_router.comparison import ComparedCall, Figures, Summary, Totals
+from slipway_router.convert import usage
 from slipway_router.decision import CandidateView, Decision
 from slipway_router.health import Admission, Gate
 from slipway_router.measurements import Performance
 from slipway_router.usage import SentDecision
 
+_MOST_COMPARED = 500
 _BEST_HEALTH = [gate.value for gate in (Gate.OPEN, Gate.PROBE, Gate.CLOSED)]
 
 
@@ -89,6 +93,57 @@ def sent_decision(sent: SentDecision) -> pb.GetRouteDecisionResponse:
     )
     response.end_time.FromDatetime(sent.end_time)
     return response
+
+
+def comparison_asked(request: pb.CompareRoutesRequest) -> tuple[str, str, int, Decimal]:
+    """Against whom, on which route, how many at most, and for how much; raises InvalidArgument naming the field."""
+    if not 0 <= request.limit <= _MOST_COMPARED:
+        raise InvalidArgument(f"limit must be between 1 and {_MOST_COMPARED}", field="limit")
+    max_cost = from_money(request.max_cost, field="max_cost") if request.HasField("max_cost") else Decimal(1)
+    if max_cost <= 0:
+        raise InvalidArgument("max_cost must be above 0", field="max_cost")
+    return request.against, request.route, request.limit or 20, max_cost
+
+
+def comparison_event(event: ComparedCall | Summary) -> pb.CompareRoutesResponse:
+    """A part of a comparison on the wire."""
+    if isinstance(event, ComparedCall):
+        call = pb.ComparedCall(
+            recorded=_figures(event.recorded),
+            replayed=_figures(event.replayed),
+            text_similarity=event.text_similarity,
+            same_tool_calls=event.same_tool_calls,
+        )
+        return pb.CompareRoutesResponse(call=call)
+    summary = pb.ComparisonSummary(
+        recorded=_totals(event.recorded),
+        replayed=_totals(event.replayed),
+        mean_text_similarity=event.mean_text_similarity,
+        same_tool_calls=event.same_tool_calls,
+        note=event.note,
+    )
+    return pb.CompareRoutesResponse(summary=summary)
+
+
+def _figures(figures: Figures) -> pb.CallFigures:
+    return pb.CallFigures(
+        request_id=figures.request_id,
+        catalogue_model=figures.catalogue_model,
+        outcome=figures.outcome,
+        finish_reason=figures.finish_reason,
+        usage=usage(figures.spent),
+        latency_ms=figures.latency_ms,
+    )
+
+
+def _totals(totals: Totals) -> pb.SideTotals:
+    return pb.SideTotals(
+        answered=totals.answered,
+        failed=totals.failed,
+        usage=usage(totals.spent),
+        median_latency_ms=totals.median_latency_ms,
+        p95_latency_ms=totals.p95_latency_ms,
+    )
 
 
 def duration(seconds: float | None) -> Duration | None:

@@ -15,7 +15,12 @@ MODEL_CALL = "model.call"
 
 
 def chat_question(request: ChatRequest) -> dict[str, object]:
-    """Prompt and parameters. Foreign JSON and numbers with a point are text: the canonical form has no floats."""
+    """Prompt and parameters. Foreign JSON and numbers with a point are text: the canonical form has no floats.
+
+    A replay refers to the request that it repeats: the words of another person stay under that person's key.
+    """
+    if request.replay_of:
+        return {"replay_of": request.replay_of}
     parameters: dict[str, object | None] = {
         "max_tokens": request.max_tokens,
         "temperature": _number(request.temperature),
@@ -94,7 +99,8 @@ def event_data(record: CallRecord, question: Mapping[str, object]) -> dict[str, 
                 "returned_model": record.returned_model or None,
                 "effect": record.effect.key if record.effect else None,
                 "root_run_id": record.root_run_id or None,
-                "output": record.output,
+                # A replay's answer stands on another person's words.
+                "output": None if "replay_of" in question else record.output,
             }
         ),
         "attempts": [

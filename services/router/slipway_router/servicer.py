@@ -14,6 +14,7 @@ from slipway_chassis.policy import Resource
 from slipway_router import convert
 from slipway_router.budget_servicer import BudgetMethods, Budgets
 from slipway_router.calls import ModelCalls
+from slipway_router.comparison import Comparisons
 from slipway_router.measurements import Measurements
 from slipway_router.permissions import Policy
 from slipway_router.servicer_models import CatalogueView, DecisionReader, HealthView, ModelsServicer
@@ -37,6 +38,7 @@ class RouterServicer(ModelsServicer, BudgetMethods):
     def __init__(
         self,
         calls: ModelCalls,
+        comparisons: Comparisons,
         usage: UsageReader,
         catalogue: CatalogueView,
         health: HealthView,
@@ -45,7 +47,7 @@ class RouterServicer(ModelsServicer, BudgetMethods):
         budgets: Budgets,
     ) -> None:
         BudgetMethods.__init__(self, budgets, policy)
-        super().__init__(calls, catalogue, health, measurements, usage, policy)
+        super().__init__(calls, comparisons, catalogue, health, measurements, usage, policy)
         self._usage = usage
 
     async def CreateChatCompletion(

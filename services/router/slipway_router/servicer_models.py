@@ -1,5 +1,7 @@
 """The part of slipway.router.v1 that tells about models and decisions."""
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from slipway.router.v1 import router_pb2 as pb
@@ -12,7 +14,9 @@ from slipway_chassis.policy import Resource
 from slipway_router import convert, convert_routing
 from slipway_router.calls import ModelCalls
 from slipway_router.catalogue import Catalogue
+from slipway_router.comparison import Comparisons
 from slipway_router.decision import explained
+from slipway_router.errors import UnknownModel
 from slipway_router.health import Admission
 from slipway_router.measurements import UNMEASURED, Measurements
 from slipway_router.permissions import Policy, use_of
@@ -49,6 +53,7 @@ class ModelsServicer(router_pb2_grpc.RouterServiceServicer):
     def __init__(
         self,
         calls: ModelCalls,
+        comparisons: Comparisons,
         catalogue: CatalogueView,
         health: HealthView,
         measurements: Measurements,
@@ -56,6 +61,7 @@ class ModelsServicer(router_pb2_grpc.RouterServiceServicer):
         policy: Policy,
     ) -> None:
         self._calls = calls
+        self._comparisons = comparisons
         self._catalogue = catalogue
         self._health = health
         self._measurements = measurements
@@ -89,6 +95,20 @@ class ModelsServicer(router_pb2_grpc.RouterServiceServicer):
         if sent is None:
             raise DecisionUnknown(f"no model was chosen for a call {request.request_id[:128]}", field="request_id")
         return convert_routing.sent_decision(sent)
+
+    async def CompareRoutes(
+        self, request: pb.CompareRoutesRequest, context: Any
+    ) -> AsyncIterator[pb.CompareRoutesResponse]:
+        """Recorded requests, answered anew by another model or route."""
+        caller = current_caller()
+        self._policy.authorize(caller, "ReadUsage", Resource(type="Usage", id=caller.tenant, tenant=caller.tenant))
+        catalogue = self._catalogue.current()
+        if request.against not in catalogue.models and request.against not in catalogue.routes:
+            raise UnknownModel(f"there is no model or route {request.against}", field="against")
+        asked = convert_routing.comparison_asked(request)
+        async with aclosing(self._comparisons.run(caller, *asked)) as events:
+            async for event in events:
+                yield convert_routing.comparison_event(event)
 
     async def _entries(self, caller: Caller) -> list[pb.Model]:
         catalogue = self._catalogue.current()

@@ -123,7 +123,7 @@ class UsageStore:
         await self._flush()
         async with transaction(self._pool) as connection:
             rows = await connection.fetch(query, tenant, start, end)
-        return [UsageSum(row["key"], row["calls"], _spent(row)) for row in rows]
+        return [UsageSum(row["key"], row["calls"], spent_of(row)) for row in rows]
 
 
 def _row(row: Any) -> UsageRow:
@@ -138,7 +138,7 @@ def _row(row: Any) -> UsageRow:
         returned_model=row["returned_model"],
         provider=row["provider"],
         task=row["task"],
-        spent=_spent(row),
+        spent=spent_of(row),
         attempts=row["attempts"],
         outcome=row["outcome"],
         latency_ms=row["latency_ms"],
@@ -148,7 +148,8 @@ def _row(row: Any) -> UsageRow:
     )
 
 
-def _spent(row: Any) -> Spent:
+def spent_of(row: Any) -> Spent:
+    """Tokens and cost in a row of model_usage, or of a sum of them."""
     tokens = TokenCount(
         row["input_tokens"],
         row["cached_input_tokens"],
