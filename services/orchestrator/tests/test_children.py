@@ -114,3 +114,38 @@ async def test_a_child_of_an_agent_that_may_not_run_is_an_error_of_its_step(busy
     await busy.promote(workflow(steps, "{e: '${steps.help.error.code}'}"))
     run_id = await busy.begin()
     assert json.loads((await busy.finish(run_id)).output_json) == {"e": "AGENT_NOT_IN_PRODUCTION"}
+
+
+async def test_the_runs_of_a_tree_share_what_their_root_may_use(busy: Stack) -> None:
+    """Two steps of the parent and two of each child: one more than the root lets all of them start."""
+    limits = LIMITS.replace("steps: 40", "steps: 7")
+    child = "    - {id: one, set: 1}\n    - {id: two, set: 2}"
+    await busy.promote(workflow(child, name="lavish"), name="lavish")
+    steps = """
+    - {id: first, agent: {name: lavish}}
+    - {id: second, agent: {name: lavish}}
+    - {id: third, agent: {name: lavish}}"""
+    await busy.promote(workflow(steps, limits=limits))
+    run = await busy.finish(await busy.begin())
+    assert (run.error.code, run.error.step) == ("LIMIT_STEPS", "third")
+    (failed,) = [child for child in await _children(busy, run.run_id) if child["state"] == "FAILED"]
+    assert "all runs of the tree" in json.loads(failed["error"])["message"]
+
+
+async def test_raising_the_limits_of_the_root_lets_its_children_go_on(busy: Stack) -> None:
+    careful = LIMITS.replace("on_limit: fail", "on_limit: pause")
+    child = "    - {id: one, set: 1}\n    - {id: two, set: 2}"
+    await busy.promote(workflow(child, name="careful", limits=careful), name="careful")
+    await busy.promote(
+        workflow("    - {id: a, agent: {name: careful}}", limits=LIMITS.replace("steps: 40", "steps: 2"))
+    )
+    run_id = await busy.begin()
+    await busy.watch(run_id, until="run.waiting")
+    (child_row,) = await _children(busy, run_id)
+    events = await busy.watch(child_row["run_id"], until="run.paused")
+    assert json.loads(events[-1].data_json)["code"] == "LIMIT_STEPS"
+    await busy.watch(child_row["run_id"], after=events[-1].seq, until="run.waiting")
+    raised = runs_pb2.RaiseRunLimitsRequest(run_id=run_id, limits=runs_pb2.RunLimits(steps=3))
+    await busy.call(busy.runs.RaiseRunLimits, raised, "dave")
+    assert (await busy.finish(run_id)).state == 8
+    assert (await busy.get(child_row["run_id"])).state == 8

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from pydantic import JsonValue
 
@@ -9,7 +10,7 @@ from slipway_orchestrator.core.actions import Tree
 from slipway_orchestrator.core.definition import ASKS_MODEL, Definition, Limits, Step
 from slipway_orchestrator.core.events import Event, LoopDetected, RaisedLimits, RunFailed, RunPaused
 from slipway_orchestrator.core.progress import Loop
-from slipway_orchestrator.core.state import CONTAINERS, RunState
+from slipway_orchestrator.core.state import CONTAINERS, RunState, Totals
 
 _UNRAISED = RaisedLimits()
 
@@ -66,17 +67,28 @@ def exceeded(state: RunState, limits: Limits, now: datetime, tree: Tree | None =
         return None
     if tree.totals.tokens > tree.tokens:
         used = tree.totals.tokens
-        return _over("LIMIT_TOKENS", f"{used} tokens used by all runs of the tree", used, tree.tokens)
+        return _over("LIMIT_TOKENS", f"{used} tokens used by all runs of the tree", used, tree.tokens, tree=True)
     if tree.totals.cost_usd > tree.cost_usd:
         spent = str(tree.totals.cost_usd)
-        return _over("LIMIT_COST", f"{spent} USD spent by all runs of the tree", spent, str(tree.cost_usd))
+        return _over("LIMIT_COST", f"{spent} USD spent by all runs of the tree", spent, str(tree.cost_usd), tree=True)
     return None
 
 
-def _over(code: str, message: str, used: JsonValue, limit: JsonValue) -> Reached:
+def _over(code: str, message: str, used: JsonValue, limit: JsonValue, *, tree: bool = False) -> Reached:
     if limit is None:
         return Reached(code, message, {"used": used})
-    return Reached(code, f"{message}, the limit is {limit}", {"used": used, "limit": limit})
+    evidence: dict[str, JsonValue] = {"used": used, "limit": limit}
+    return Reached(code, f"{message}, the limit is {limit}", {**evidence, "tree": True} if tree else evidence)
+
+
+def allowed_again(paused: RunPaused, tree: Tree | None) -> bool:
+    """Whether a run that its tree's limits paused may go on: its root's were raised."""
+    if tree is None or not isinstance(paused.evidence, dict) or paused.evidence.get("tree") is not True:
+        return False
+    used = tree.totals
+    return (
+        used.steps < tree.steps and used.tokens < tree.tokens and (not tree.cost_usd or used.cost_usd < tree.cost_usd)
+    )
 
 
 def forbids_start(
@@ -89,20 +101,21 @@ def forbids_start(
         return Reached("LIMIT_STEPS", f"the run may start {limits.steps} steps", {"limit": limits.steps}, key)
     if tree is not None and tree.totals.steps + begun >= tree.steps:
         message = f"all runs of the tree may start {tree.steps} steps"
-        return Reached("LIMIT_STEPS", message, {"limit": tree.steps}, key)
+        return Reached("LIMIT_STEPS", message, {"limit": tree.steps, "tree": True}, key)
     if isinstance(step.call, ASKS_MODEL):
-        return _spent(state, limits, key, tree)
+        return _spent(state.totals, limits.tokens, limits.cost_usd, key) or (
+            None if tree is None else _spent(tree.totals, tree.tokens, tree.cost_usd, key, tree=True)
+        )
     return None
 
 
-def _spent(state: RunState, limits: Limits, key: str, tree: Tree | None) -> Reached | None:
-    if state.totals.tokens >= limits.tokens or (tree is not None and tree.totals.tokens >= tree.tokens):
-        limit = limits.tokens if tree is None else min(limits.tokens, tree.tokens)
-        return Reached("LIMIT_TOKENS", f"all {limit} tokens are used", {"limit": limit}, key)
-    spent = limits.cost_usd > 0 and state.totals.cost_usd >= limits.cost_usd
-    if spent or (tree is not None and 0 < tree.cost_usd <= tree.totals.cost_usd):
-        limit = limits.cost_usd if spent or tree is None else tree.cost_usd
-        return Reached("LIMIT_COST", f"all {limit} USD are spent", {"limit": str(limit)}, key)
+def _spent(used: Totals, tokens: int, cost_usd: Decimal, key: str, *, tree: bool = False) -> Reached | None:
+    """What has nothing left for another model call; a cost of 0 binds only what was spent."""
+    more: dict[str, JsonValue] = {"tree": True} if tree else {}
+    if used.tokens >= tokens:
+        return Reached("LIMIT_TOKENS", f"all {tokens} tokens are used", {"limit": tokens, **more}, key)
+    if 0 < cost_usd <= used.cost_usd:
+        return Reached("LIMIT_COST", f"all {cost_usd} USD are spent", {"limit": str(cost_usd), **more}, key)
     return None
 
 

@@ -13,6 +13,8 @@ from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyDecision
 from slipway_chassis.postgres import domain_errors, transaction
 
+from slipway_orchestrator.core.actions import Tree
+from slipway_orchestrator.core.definition import Limits
 from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalReminded,
@@ -93,6 +95,8 @@ class Entry:
     """Child runs that begin with it."""
     abandoned: list[str] = field(default_factory=list[str])
     """Child runs that are to be cancelled."""
+    tree_limits: Limits | None = None
+    """What binds all runs of the tree of which this one is the root; None: as it was."""
 
 
 class Leases:
@@ -181,7 +185,7 @@ class Leases:
             error=error,
             consumed=entry.consumed,
         )
-        related = bool(entry.children or entry.abandoned) or (
+        related = bool(entry.children or entry.abandoned or entry.tree_limits) or (
             commit.ends and (lease.parent_run_id is not None or lease.has_children)
         )
         if related or written.apart or any(isinstance(event, _ASIDE) for _, event in entry.events):
@@ -204,6 +208,8 @@ class Leases:
             await self._outbox.added(conn)
             await self._tree.begin(conn, lease.run, entry.children)
             told = await self._tree.cancel(conn, entry.abandoned)
+            if entry.tree_limits is not None:
+                told += await self._tree.limit(conn, lease.run, entry.tree_limits)
             if commit.ends:
                 told += await self._tree.ended(conn, lease.run)
         lease.has_children = lease.has_children or bool(entry.children)
@@ -226,6 +232,11 @@ class Leases:
                 await self._approvals.give_up(conn, approval_id)
             case _:
                 pass
+
+    async def used_by_others(self, lease: Lease, root_run_id: str) -> Tree | None:
+        """What the other runs of the run's tree have used, and what all may; None while nothing binds them."""
+        async with transaction(self._pool) as conn:
+            return await self._tree.used_by_others(conn, lease.run.run_id, root_run_id)
 
     async def renew(self, lease: Lease) -> bool:
         """Keep the run for another lease. True: the inbox has something. Raises LeaseLost or Unavailable."""

@@ -53,7 +53,7 @@ class Acting:
         self._held = held
         self._definition = definition
         self._beginning = beginning
-        self.children = Children(held, decider)
+        self.children = Children(held, definition, decider)
         self._described: dict[str, ToolDescription] = {}
         self._away: dict[str, datetime] = {}
         """Tools whose registry is away, and when to ask again."""
@@ -144,7 +144,7 @@ class Acting:
         async def token() -> str:
             return await held.tools.sources.token(held.lease.run)
 
-        work = held.tools.performer.perform(held.lease, held.state, self._definition, action, token, stream)
+        work = held.tools.performer.perform(held.lease, held.state, self._definition, action, held.tree, token, stream)
         held.flights.start(action, work)
 
     async def _stop(self, force: bool) -> None:

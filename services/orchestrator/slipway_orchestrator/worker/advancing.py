@@ -100,7 +100,8 @@ class Advance:
         if committer.asked or self._nudge.is_set():
             await self._take_inbox(acting)
         self._take_outcomes()
-        actions = decider.decide(held.state, self._lease.now())
+        await held.look_at_tree()
+        actions = decider.decide(held.state, self._lease.now(), held.tree)
         if not self._only_waits(actions):
             committer.go_on(held.state)
         done = await acting.act(actions)
@@ -170,6 +171,7 @@ class Advance:
                 held.committer.entry.policy = decision
             if event is not None and held.state.ended is None:
                 held.add(event)
+                acting.children.bound_by(event)
 
     def _count_end(self) -> None:
         ended = self._held.state.ended

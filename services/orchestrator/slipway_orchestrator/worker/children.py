@@ -9,7 +9,16 @@ from slipway_chassis.ids import new_id
 from slipway_orchestrator.agents import agent_resource
 from slipway_orchestrator.core.actions import Instance, Perform
 from slipway_orchestrator.core.definition import MAX_DEPTH, AgentCall, Definition
-from slipway_orchestrator.core.events import SCHEMA_VERSION, Event, RunStarted, StepCompleted, StepFailed, StepStarted
+from slipway_orchestrator.core.events import (
+    SCHEMA_VERSION,
+    Event,
+    LimitsRaised,
+    RunStarted,
+    StepCompleted,
+    StepFailed,
+    StepStarted,
+)
+from slipway_orchestrator.core.limits import limits_of
 from slipway_orchestrator.core.outcomes import failed
 from slipway_orchestrator.core.retry import Failure
 from slipway_orchestrator.core.state import CONTAINERS, Phase
@@ -29,8 +38,9 @@ _INDICES = "[]"
 class Children:
     """Begins child runs, and takes what comes of them."""
 
-    def __init__(self, held: Held, decider: Workflow) -> None:
+    def __init__(self, held: Held, definition: Definition, decider: Workflow) -> None:
         self._held = held
+        self._definition = definition
         self._decider = decider
 
     async def spawn(
@@ -52,6 +62,8 @@ class Children:
             return
         child = self._child(at, held.state.started, callee, callee.definition, value)
         held.committer.entry.children.append(child)
+        if held.state.started.depth == 0:
+            held.committer.entry.tree_limits = limits_of(held.state, self._definition)
         held.add(
             StepStarted(
                 at.key, at.step.type, attempt, value, occurrence, approval_id, child_run_id=child.identity.run_id
@@ -77,6 +89,13 @@ class Children:
             code, message = str(error["code"]), f"run {known.child_run_id} failed: {error['message']}"
         perform = Perform(at, known.attempt, known.occurrence, known.input, None)
         return came_to(self._held.lease, perform, AttemptFailed(Failure(code, "", message, False)))
+
+    def bound_by(self, event: Event) -> None:
+        """Limits that are raised at the root are raised for all runs of the tree."""
+        held = self._held
+        is_root = held.state.started is not None and held.state.started.depth == 0
+        if isinstance(event, LimitsRaised) and is_root and held.lease.has_children:
+            held.committer.entry.tree_limits = limits_of(held.state, self._definition)
 
     def given_up_by(self, event: Event) -> None:
         """Cancel the children within a step that failed."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from slipway_chassis.policy import PolicyEngine
 
+from slipway_orchestrator.core.actions import Tree
 from slipway_orchestrator.core.events import Event, StepStarted
-from slipway_orchestrator.core.state import RunState, apply
+from slipway_orchestrator.core.state import RunState, Totals, apply
 from slipway_orchestrator.expressions.evaluation import Evaluator
 from slipway_orchestrator.peers import Peers
 from slipway_orchestrator.store.leases import Lease, Leases
@@ -43,6 +44,9 @@ class Held:
         self.state = RunState()
         self.flights = Flights(self.changed.set)
         self.committer = Committer(lease, tools.leases, tools.announcer, tools.crash, self.changed.set)
+        self._others: Tree | None = None
+        self._others_at = -1
+        """Events that were durable when it was looked up what the others of the tree used."""
         self._intents: dict[str, int] = {}
         """By step key: how many events must be durable before its attempt may begin."""
 
@@ -53,6 +57,30 @@ class Held:
         apply(self.state, now, event)
         if isinstance(event, StepStarted):
             self._intents[event.step_id] = added
+
+    async def look_at_tree(self) -> None:
+        """Look up what the other runs of the tree have used, if there are any, after each commit."""
+        started, written = self.state.started, self.committer.written
+        if started is None or written == self._others_at or not (started.depth or self.lease.has_children):
+            return
+        self._others_at = written
+        root = started.root_run_id or self.lease.run.run_id
+        self._others = await self.tools.leases.used_by_others(self.lease, root)
+
+    @property
+    def tree(self) -> Tree | None:
+        """What all runs of the tree used together, and what they may; None while nothing binds them."""
+        others, own = self._others, self.state.totals
+        if others is None:
+            return None
+        used = others.totals
+        totals = Totals(
+            used.steps + own.steps,
+            used.input_tokens + own.input_tokens,
+            used.output_tokens + own.output_tokens,
+            used.cost_usd + own.cost_usd,
+        )
+        return Tree(totals, others.steps, others.tokens, others.cost_usd)
 
     def is_durable(self, key: str) -> bool:
         """Whether a step's last intent is committed, and with it all that was decided before."""

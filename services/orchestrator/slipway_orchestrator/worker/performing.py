@@ -9,7 +9,7 @@ from datetime import timedelta
 from slipway_chassis.errors import SlipwayError
 from slipway_chassis.telemetry import span
 
-from slipway_orchestrator.core.actions import Perform
+from slipway_orchestrator.core.actions import Perform, Tree
 from slipway_orchestrator.core.definition import (
     Definition,
     History,
@@ -55,6 +55,7 @@ class Performer:
         state: RunState,
         definition: Definition,
         action: Perform,
+        tree: Tree | None,
         token: Callable[[], Awaitable[str]],
         stream: Stream,
     ) -> Event:
@@ -70,7 +71,7 @@ class Performer:
         with span(f"step {step.step_id}", attributes=attributes):
             try:
                 async with asyncio.timeout(step.timeout + GRACE):
-                    attempt = await self._prepare(lease, state, definition, action, token, stream)
+                    attempt = await self._prepare(lease, state, definition, action, tree, token, stream)
                     completed = await self._call(definition, attempt)
                 outcome = "completed"
                 return completed
@@ -93,6 +94,7 @@ class Performer:
         state: RunState,
         definition: Definition,
         action: Perform,
+        tree: Tree | None,
         token: Callable[[], Awaitable[str]],
         stream: Stream,
     ) -> Attempt:
@@ -101,14 +103,18 @@ class Performer:
         if (deadline := wall_deadline(state, limits)) is not None:
             left = min(left, max((deadline - lease.now()).total_seconds(), 0.1))
         started = state.started
+        tokens, cost = limits.tokens - totals.tokens, limits.cost_usd - totals.cost_usd
+        if tree is not None:
+            tokens = min(tokens, tree.tokens - tree.totals.tokens)
+            cost = min(cost, tree.cost_usd - tree.totals.cost_usd)
         return Attempt(
             run=lease.run,
             perform=action,
             epoch=lease.epoch,
             token=await token(),
             regions=definition.regions,
-            tokens_left=limits.tokens - totals.tokens,
-            cost_left=str(limits.cost_usd - totals.cost_usd),
+            tokens_left=tokens,
+            cost_left=str(cost),
             timeout=left,
             root_run_id=(started.root_run_id if started else None) or lease.run.run_id,
             stream=stream,

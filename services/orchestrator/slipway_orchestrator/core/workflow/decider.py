@@ -26,10 +26,19 @@ from slipway_orchestrator.core.events import (
     Event,
     RunCancelled,
     RunFailed,
+    RunResumed,
     RunWaiting,
     StepCompleted,
 )
-from slipway_orchestrator.core.limits import Reached, circling, exceeded, forbids_start, limits_of, wall_deadline
+from slipway_orchestrator.core.limits import (
+    Reached,
+    allowed_again,
+    circling,
+    exceeded,
+    forbids_start,
+    limits_of,
+    wall_deadline,
+)
 from slipway_orchestrator.core.outcomes import failed
 from slipway_orchestrator.core.state import CONTAINERS, FINISHED, Phase, RunState, StepState
 from slipway_orchestrator.core.workflow.joins import failing_step, output_of
@@ -66,6 +75,8 @@ class Workflow:
         limits = limits_of(state, self._definition)
         walk = _Walk(self._definition, self.steps(state), state, now, limits, tree)
         if state.paused is not None:
+            if allowed_again(state.paused, tree):
+                return (Append((RunResumed("orchestrator", "the limits of the tree were raised"),)),)
             return _paused(walk, state)
         if state.fatal is not None:
             return walk.end(RunFailed(state.fatal.code, state.fatal.message, state.fatal.key))
