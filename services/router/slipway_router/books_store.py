@@ -26,6 +26,7 @@ from slipway_router.call_record import CallRecord
 from slipway_router.decision import recorded
 
 _log = get_logger(__name__)
+_RESERVE = f"SELECT router_reserve({', '.join(f'${n}' for n in range(1, 17))}) AS refusals"
 # Tells once of a counter that has reached its soft limit: who comes second gets no row.
 _WARN = """
 WITH warned AS (INSERT INTO budget_warning (counter_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING counter_id)
@@ -81,9 +82,15 @@ class PostgresBooks:
 
     async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Refusal | None]:
         """Reserve for each, in order; what refused each, or None. Raises StoreUnavailable."""
-        requests = as_json([_reservation(item) for item in reservations])
-        rows = await self._reserving.fetch("SELECT refusal FROM router_reserve($1, $2)", self.instance, requests)
-        return [json.loads(row["refusal"]) if row["refusal"] else None for row in rows]
+        ended = [pair for item in reservations for pair in item.ended]
+        rows = await self._reserving.fetch(
+            _RESERVE,
+            self.instance,
+            *(list(column) for column in zip(*map(_reservation, reservations), strict=True)),
+            [hold_id for hold_id, _ in ended],
+            [cost for _, cost in ended],
+        )
+        return [json.loads(refusal) if refusal else None for refusal in rows[0]["refusals"]]
 
     async def dispatch(self, hold_id: UUID) -> bool:
         """Note that the attempt is sent; False if its reservation is gone."""
@@ -157,39 +164,40 @@ def _router_for(tenant: str) -> Caller:
     return Caller("service:router", tenant, "service", nobody, nobody, None, None, "", datetime.now(UTC))
 
 
-def _reservation(item: Reservation) -> dict[str, Any]:
-    record, payers = item.record, item.payers
-    return {
-        "id": str(item.hold.hold_id),
-        "call_id": str(record.call_id),
-        "tenant": record.caller.tenant,
-        "request_id": record.request_id,
-        "agent": payers.agent,
+def _reservation(item: Reservation) -> tuple[Any, ...]:
+    """The attempt as router_reserve takes it, one value for each of its arrays."""
+    record, payers, hold = item.record, item.payers, item.hold
+    call = {
+        **caller_facts(record.caller),
+        "operation": record.operation,
+        "requested_model": record.requested_model,
+        "task": record.task,
+        "route": _route(record),
+        "model": hold.model.name,
+        "provider": hold.model.provider.name,
         "person": payers.person,
-        "key": payers.key,
-        "root_run": payers.root_run,
-        "run_limit": None if record.run_max_cost is None else str(record.run_max_cost),
-        "worst": str(item.hold.worst),
-        "state": "dispatched" if item.dispatched else "reserved",
-        "seconds": item.seconds,
-        "ended": [{"id": str(hold_id), "cost": str(cost)} for hold_id, cost in item.ended],
-        "call": {
-            **caller_facts(record.caller),
-            "operation": record.operation,
-            "requested_model": record.requested_model,
-            "task": record.task,
-            "route": _route(record),
-            "model": item.hold.model.name,
-            "provider": item.hold.model.provider.name,
-            "person": payers.person,
-            "input_most": item.input_most,
-            "output_most": item.output_most,
-            "run_id": record.run_id,
-            "root_run_id": record.root_run_id,
-            "effect": record.effect.key if record.effect else None,
-            "labels": dict(record.labels),
-        },
+        "input_most": item.input_most,
+        "output_most": item.output_most,
+        "run_id": record.run_id,
+        "root_run_id": record.root_run_id,
+        "effect": record.effect.key if record.effect else None,
+        "labels": dict(record.labels),
     }
+    return (
+        hold.hold_id,
+        record.call_id,
+        record.caller.tenant,
+        record.request_id,
+        payers.agent,
+        payers.person,
+        payers.key,
+        payers.root_run,
+        record.run_max_cost,
+        hold.worst,
+        "dispatched" if item.dispatched else "reserved",
+        item.seconds,
+        as_json(call),
+    )
 
 
 def _account(account: ClosedAccount) -> dict[str, Any]:
@@ -235,7 +243,7 @@ def _route(record: CallRecord) -> str | None:
     return record.plan.route.name if record.plan and record.plan.route else None
 
 
-def as_json(value: Sequence[Mapping[str, Any]]) -> str:
+def as_json(value: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> str:
     """JSON for the functions of the migration."""
     # PostgreSQL's text holds no NUL; callers' own words may.
     return json.dumps(value).replace("\\u0000", "\\ufffd")

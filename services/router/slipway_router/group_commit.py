@@ -29,6 +29,7 @@ class GroupCommit(Generic[T, R]):
         self._linger = linger
         self._hurry = asyncio.Event()
         self._queue: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._writing: list[tuple[T, asyncio.Future[R]]] = []
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -51,9 +52,10 @@ class GroupCommit(Generic[T, R]):
 
     async def drain(self) -> None:
         """Wait until everything that was handed over by now is committed, or has failed."""
-        if self._worker is not None:
+        waiting = [future for _, future in (*self._writing, *self._queue) if not future.done()]
+        if waiting:
             self._hurry.set()
-            await asyncio.wait([self._worker])
+            await asyncio.wait(waiting)
 
     async def _work(self) -> None:
         while self._queue:
@@ -63,7 +65,9 @@ class GroupCommit(Generic[T, R]):
                         await self._hurry.wait()
             self._hurry.clear()
             group = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST))]
+            self._writing = group
             await self._write(group)
+            self._writing = []
 
     async def _write(self, group: "list[tuple[T, asyncio.Future[R]]]") -> None:
         try:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections import Counter
 from decimal import Decimal
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -447,25 +448,14 @@ async def test_what_was_reserved_and_not_sent_is_released_when_its_router_dies(
     await client.chat("ok")
     await settled(admin, "all", eventually)
     database = await asyncpg.connect(provider.router.environment["SLIPWAY_ROUTER_DATABASE_URL"])
-    reservation = {
-        "id": "00000000-0000-0000-0000-000000000001",
-        "call_id": "00000000-0000-0000-0000-000000000002",
-        "tenant": tenant_of(request),
-        "request_id": "req_dead",
-        "agent": "",
-        "person": "alice",
-        "key": "",
-        "root_run": "",
-        "worst": "0.0001",
-        "state": "reserved",
-        "seconds": 600,
-        "call": {},
-        "ended": [],
-    }
+    columns = (
+        [UUID(int=1)], [UUID(int=2)], [tenant_of(request)], ["req_dead"], [""], ["alice"], [""], [""], [None],
+        [Decimal("0.0001")], ["reserved"], [600.0], ["{}"], [], [],
+    )  # fmt: skip
     try:
-        await database.fetch(
-            "SELECT * FROM router_reserve('00000000-0000-0000-0000-00000000dead', $1)", json.dumps([reservation])
-        )
+        placeholders = ", ".join(f"${n}" for n in range(2, 17))
+        refusals = await database.fetchval(f"SELECT router_reserve($1, {placeholders})", UUID(int=0xDEAD), *columns)
+        assert refusals == [None]
         assert (await balances(admin, "all"))[tenant_of(request)][1] in (Decimal("0.0001"), 0)
     finally:
         await database.close()

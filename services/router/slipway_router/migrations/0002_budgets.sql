@@ -129,83 +129,117 @@ BEGIN
 END
 $$;
 
--- Reserve the worst case of attempts, in order, each for itself. Members of p_requests: id, call_id, tenant, request_id,
--- agent, person, key, root_run, run_limit, worst, state, seconds, call, ended: [{id, cost}], the earlier attempts of the
--- call that have ended. A refused attempt holds nothing; the answer says which budget refused it.
-CREATE FUNCTION router_reserve(p_instance uuid, p_requests jsonb)
-RETURNS TABLE (reservation_id uuid, refusal jsonb) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
+-- Reserve the worst case of attempts, in order, each for itself; the arrays have one element for each attempt, p_ended
+-- and p_ended_cost one for each earlier attempt of their calls that has ended. A refused attempt holds nothing: its
+-- element of the answer says which budget refused it. One that is held already (the answer of an earlier try was lost)
+-- is accepted.
+CREATE FUNCTION router_reserve(
+    p_instance uuid, p_id uuid[], p_call_id uuid[], p_tenant text[], p_request_id text[], p_agent text[],
+    p_person text[], p_key text[], p_root_run text[], p_run_limit numeric[], p_worst numeric[], p_state text[],
+    p_seconds float8[], p_call jsonb[], p_ended uuid[], p_ended_cost numeric[]
+) RETURNS jsonb[] LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    r record;
-    ids bigint[];
-    ended uuid[];
-    refused jsonb;
+    refusals jsonb[] := array_fill(NULL::jsonb, ARRAY[cardinality(p_id)]);
+    counters text[] := array_fill('{}'::text, ARRAY[cardinality(p_id)]);
+    -- Attempt, counter and limit of each budget that counts for an attempt.
+    m_attempt int[];
+    m_counter bigint[];
+    m_limit numeric[];
+    -- Counters that are locked: what is spent and reserved of each, and what is added here.
+    c_id bigint[];
+    c_total numeric[];
+    c_added numeric[];
+    held uuid[];
+    pos int := 1;
+    begun int;
+    place int;
+    is_held boolean;
+    refused bigint;
+    refusal jsonb;
 BEGIN
-    UPDATE reservation x SET state = 'settled', cost_usd = e.cost
-    FROM jsonb_to_recordset(jsonb_path_query_array(p_requests, '$[*].ended[*]')) AS e(id uuid, cost numeric)
-    WHERE x.reservation_id = e.id AND x.state IN ('reserved', 'dispatched');
-    SELECT array_agg(e.id) INTO ended
-    FROM jsonb_to_recordset(jsonb_path_query_array(p_requests, '$[*].ended[*]')) AS e(id uuid);
-
-    -- New counters first, then locks in the order of their ids, those of ended attempts among them: no deadlock.
-    INSERT INTO budget_counter (budget_key, tenant, value, period_start)
-    SELECT DISTINCT m.budget_key, q.tenant, m.value, m.period_start
-    FROM jsonb_to_recordset(p_requests) AS q(tenant text, agent text, person text, key text, root_run text,
-                                             run_limit numeric),
-         router_budgets_of(q.tenant, q.agent, q.person, q.key, q.root_run, q.run_limit) m
-    WHERE NOT EXISTS (SELECT FROM budget_counter c WHERE (c.budget_key, c.tenant, c.value, c.period_start)
-                                                       = (m.budget_key, q.tenant, m.value, m.period_start))
-    ORDER BY 1, 2, 3, 4
-    ON CONFLICT DO NOTHING;
-    PERFORM 1 FROM budget_counter c
-    WHERE c.counter_id IN (
-        SELECT k.counter_id
-        FROM jsonb_to_recordset(p_requests) AS q(tenant text, agent text, person text, key text, root_run text,
-                                                 run_limit numeric),
-             router_budgets_of(q.tenant, q.agent, q.person, q.key, q.root_run, q.run_limit) m
-             JOIN budget_counter k USING (budget_key, value, period_start)
-        WHERE k.tenant = q.tenant
-        UNION SELECT unnest(x.counters) FROM reservation x WHERE x.reservation_id = ANY(ended))
-    ORDER BY c.counter_id FOR UPDATE;
-    IF ended IS NOT NULL THEN
-        PERFORM router_count(ended);
+    IF cardinality(p_ended) > 0 THEN
+        UPDATE reservation r SET state = 'settled', cost_usd = e.cost
+        FROM unnest(p_ended, p_ended_cost) AS e(id, cost)
+        WHERE r.reservation_id = e.id AND r.state IN ('reserved', 'dispatched');
     END IF;
 
-    FOR r IN
-        SELECT * FROM jsonb_to_recordset(p_requests)
-            AS q(id uuid, call_id uuid, tenant text, request_id text, agent text, person text, key text, root_run text,
-                 run_limit numeric, worst numeric, state text, seconds float8, call jsonb)
-    LOOP
-        reservation_id := r.id;
-        refusal := NULL;
-        -- The answer of an earlier try was lost: it holds already.
-        IF EXISTS (SELECT FROM reservation x WHERE x.reservation_id = r.id) THEN
-            RETURN NEXT;
-            CONTINUE;
-        END IF;
-        SELECT array_agg(c.counter_id),
-               (array_agg(jsonb_build_object(
-                    'name', m.name, 'scope', m.scope, 'value', m.value, 'period', m.period,
-                    'limit', m.limit_usd::text, 'spent', c.spent::text, 'reserved', c.reserved::text,
-                    'resets', CASE m.period WHEN 'day' THEN m.period_start + 1
-                                            WHEN 'month' THEN (m.period_start + interval '1 month')::date END)
-                    ORDER BY m.budget_key)
-                FILTER (WHERE r.worst > 0 AND c.spent + c.reserved + r.worst > m.limit_usd))[1]
-        INTO ids, refused
-        FROM router_budgets_of(r.tenant, r.agent, r.person, r.key, r.root_run, r.run_limit) m
-             JOIN budget_counter c USING (budget_key, value, period_start)
-        WHERE c.tenant = r.tenant;
-        refusal := refused;
-        IF refused IS NULL THEN
-            UPDATE budget_counter SET reserved = reserved + r.worst, update_time = now()
-            WHERE counter_id = ANY(ids) AND r.worst > 0;
-            INSERT INTO reservation (reservation_id, call_id, instance, tenant, request_id, state, worst_usd, counters,
-                                     held_usd, call, expire_time)
-            VALUES (r.id, r.call_id, p_instance, r.tenant, r.request_id, r.state, r.worst, coalesce(ids, '{}'),
-                    r.worst, r.call, now() + make_interval(secs => r.seconds));
-        END IF;
-        RETURN NEXT;
-    END LOOP;
+    IF EXISTS (SELECT FROM budget WHERE tenant = ANY(p_tenant)) OR num_nonnulls(VARIADIC p_run_limit) > 0 THEN
+        -- New counters first, then locks in the order of their ids, those of ended attempts among them: no deadlock.
+        INSERT INTO budget_counter (budget_key, tenant, value, period_start)
+        SELECT DISTINCT m.budget_key, q.tenant, m.value, m.period_start
+        FROM unnest(p_tenant, p_agent, p_person, p_key, p_root_run, p_run_limit)
+                 AS q(tenant, agent, person, key, root_run, run_limit),
+             router_budgets_of(q.tenant, q.agent, q.person, q.key, q.root_run, q.run_limit) m
+        WHERE NOT EXISTS (SELECT FROM budget_counter c WHERE (c.budget_key, c.tenant, c.value, c.period_start)
+                                                           = (m.budget_key, q.tenant, m.value, m.period_start))
+        ORDER BY 1, 2, 3, 4
+        ON CONFLICT DO NOTHING;
+        SELECT array_agg(k.attempt ORDER BY k.attempt, k.counter_id),
+               array_agg(k.counter_id ORDER BY k.attempt, k.counter_id),
+               array_agg(k.limit_usd ORDER BY k.attempt, k.counter_id)
+        INTO m_attempt, m_counter, m_limit
+        FROM (SELECT q.attempt::int, c.counter_id, m.limit_usd
+              FROM unnest(p_tenant, p_agent, p_person, p_key, p_root_run, p_run_limit) WITH ORDINALITY
+                       AS q(tenant, agent, person, key, root_run, run_limit, attempt),
+                   router_budgets_of(q.tenant, q.agent, q.person, q.key, q.root_run, q.run_limit) m
+                   JOIN budget_counter c USING (budget_key, value, period_start)
+              WHERE c.tenant = q.tenant) k;
+        PERFORM 1 FROM budget_counter c
+        WHERE c.counter_id = ANY(m_counter)
+           OR c.counter_id IN (SELECT unnest(r.counters) FROM reservation r WHERE r.reservation_id = ANY(p_ended))
+        ORDER BY c.counter_id FOR UPDATE;
+    END IF;
+    IF cardinality(p_ended) > 0 THEN
+        PERFORM router_count(p_ended);
+    END IF;
+
+    IF m_attempt IS NOT NULL THEN
+        SELECT array_agg(c.counter_id), array_agg(c.spent + c.reserved), array_agg(0::numeric)
+        INTO c_id, c_total, c_added
+        FROM budget_counter c WHERE c.counter_id = ANY(m_counter);
+        held := ARRAY(SELECT r.reservation_id FROM reservation r WHERE r.reservation_id = ANY(p_id));
+        FOR i IN 1 .. cardinality(p_id) LOOP
+            begun := pos;
+            refused := NULL;
+            is_held := p_id[i] = ANY(held);
+            WHILE m_attempt[pos] = i LOOP
+                place := array_position(c_id, m_counter[pos]);
+                IF refused IS NULL AND NOT is_held AND p_worst[i] > 0
+                   AND c_total[place] + c_added[place] + p_worst[i] > m_limit[pos] THEN
+                    refused := m_counter[pos];
+                    SELECT jsonb_build_object(
+                               'name', coalesce(b.name, ''), 'scope', coalesce(b.scope, 'run'), 'value', c.value,
+                               'period', coalesce(b.period, 'total'), 'limit', m_limit[pos]::text,
+                               'spent', c.spent::text, 'reserved', (c.reserved + c_added[place])::text,
+                               'resets', CASE b.period WHEN 'day' THEN c.period_start + 1
+                                                       WHEN 'month' THEN (c.period_start + interval '1 month')::date END)
+                    INTO refusal
+                    FROM budget_counter c LEFT JOIN budget b USING (budget_key) WHERE c.counter_id = refused;
+                    refusals[i] := refusal;
+                END IF;
+                pos := pos + 1;
+            END LOOP;
+            IF refused IS NULL AND NOT is_held THEN
+                counters[i] := (m_counter[begun : pos - 1])::text;
+                FOR k IN begun .. pos - 1 LOOP
+                    place := array_position(c_id, m_counter[k]);
+                    c_added[place] := c_added[place] + p_worst[i];
+                END LOOP;
+            END IF;
+        END LOOP;
+        UPDATE budget_counter c SET reserved = c.reserved + a.added, update_time = now()
+        FROM unnest(c_id, c_added) AS a(id, added) WHERE c.counter_id = a.id AND a.added > 0;
+    END IF;
+
+    INSERT INTO reservation (reservation_id, call_id, instance, tenant, request_id, state, worst_usd, counters, held_usd,
+                             call, expire_time)
+    SELECT q.id, q.call_id, p_instance, q.tenant, q.request_id, q.state, q.worst, q.counters::bigint[], q.worst, q.call,
+           now() + make_interval(secs => q.seconds)
+    FROM unnest(p_id, p_call_id, p_tenant, p_request_id, p_state, p_worst, counters, p_call, p_seconds, refusals)
+             AS q(id, call_id, tenant, request_id, state, worst, counters, call, seconds, refusal)
+    WHERE q.refusal IS NULL
+    ON CONFLICT (reservation_id) DO NOTHING;
+    RETURN refusals;
 END
 $$;
 
