@@ -5,7 +5,7 @@ VENV := .venv/bin
 # More for `slipway up`, e.g. make up UP_FLAGS="--port 9090"
 UP_FLAGS ?=
 
-.PHONY: help run up test check fmt servers bench proto lock clean setup setup-dev
+.PHONY: help run up test check fmt servers bench soak proto lock clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,9 @@ fmt: setup-dev ## Format the code
 
 servers: ## Install the real servers that tests use: RabbitMQ, Redis, PostgreSQL (Debian)
 	@scripts/servers.sh
+
+soak: setup-dev ## Random programs and random kills for MINUTES=… (default 10)
+	@SLIPWAY_SOAK_MINUTES=$(or $(MINUTES),10) $(VENV)/python -m pytest -s -k soak tests/fault/test_programs.py
 
 bench: setup-dev ## Print the benchmarks' figures, one JSON line each
 	@for f in bench/*.py; do $(VENV)/python $$f || exit 1; done

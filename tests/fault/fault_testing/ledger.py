@@ -32,6 +32,12 @@ class Ledger:
         with self._changed:
             return [booking for booking in self._bookings.values() if booking["reference"] == reference]
 
+    def booked(self, prefix: str) -> list[tuple[str, int]]:
+        """Reference and amount of all bookings whose reference begins so, sorted."""
+        with self._changed:
+            all_of = self._bookings.values()
+            return sorted((one["reference"], one["amount"]) for one in all_of if one["reference"].startswith(prefix))
+
     def requests(self, reference: str) -> int:
         """How many requests with a reference have arrived."""
         with self._changed:
