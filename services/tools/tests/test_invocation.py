@@ -268,3 +268,14 @@ async def test_metrics_count_calls_by_kind_and_outcome(alice: Any, tools: Any) -
     assert 'slipway_tools_call_seconds_count{kind="builtin",outcome="EXIT_STATUS"}' in text
     assert "slipway_tools_sandbox_start_seconds_count" in text
     assert "slipway_tools_sandbox_downgraded" in text
+
+
+async def test_the_record_of_a_call_says_what_came_from_outside_and_what_the_tool_may_do(
+    alice: Any, events: Any, target: Any, unique: Any
+) -> None:
+    name = unique("audited.")
+    await alice.put(name, f"{target.url}/{name}")
+    answer = await alice.invoke(name, {"a": 1}, arguments_tainted=True)
+    data = json.loads((await events(answer.record.event_id))["event"])["data"]
+    assert (data["arguments_tainted"], data["output_tainted"]) == (True, True)
+    assert (data["side_effect"], data["tool_version"]) == ("write", 1)
