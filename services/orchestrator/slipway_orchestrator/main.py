@@ -32,6 +32,7 @@ from slipway_orchestrator.launching import Launcher
 from slipway_orchestrator.once import Transaction
 from slipway_orchestrator.peers import CallersCatalogue, Peers
 from slipway_orchestrator.registry import AgentRegistry
+from slipway_orchestrator.replaying import ReplayDesk
 from slipway_orchestrator.scheduling import ScheduleDesk
 from slipway_orchestrator.servicer_agents import AgentsServicer
 from slipway_orchestrator.servicer_runs import RunsServicer
@@ -46,6 +47,7 @@ from slipway_orchestrator.store.excerpts import Excerpts
 from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.leases import Leases
 from slipway_orchestrator.store.queue import RunQueue
+from slipway_orchestrator.store.retention import Retention
 from slipway_orchestrator.store.runs import RunStore
 from slipway_orchestrator.store.schedules import ScheduleStore
 from slipway_orchestrator.store.suspensions import SuspensionStore
@@ -138,10 +140,19 @@ async def serve_api(settings: OrchestratorSettings) -> None:
 
     schedules = ScheduleDesk(parts.transaction, ScheduleStore(parts.keys), parts.agents, parts.policy, parts.evidence)
 
+    process = EvaluationProcess()
+    replays = ReplayDesk(parts.transaction, parts.runs, parts.agents, parts.journal, Evaluator(process), parts.policy)
+
+    async def stop() -> None:
+        await process.close()
+        await parts.close()
+
     def servicers(server: grpc.aio.Server) -> Sequence[str]:
         agents_pb2_grpc.add_AgentsServiceServicer_to_server(AgentsServicer(registry, switch), server)
         watcher = Watcher(desk, parts.bus)
-        runs_pb2_grpc.add_RunsServiceServicer_to_server(RunsServicer(desk, steering, forks, approvals, watcher), server)
+        runs_pb2_grpc.add_RunsServiceServicer_to_server(
+            RunsServicer(desk, steering, forks, replays, approvals, watcher), server
+        )
         schedules_pb2_grpc.add_SchedulesServiceServicer_to_server(SchedulesServicer(schedules), server)
         return [
             schedules_pb2.DESCRIPTOR.services_by_name["SchedulesService"].full_name,
@@ -153,9 +164,13 @@ async def serve_api(settings: OrchestratorSettings) -> None:
         "orchestrator",
         settings,
         servicers=servicers,
-        background={"outbox": parts.outbox.relay, "retention": partial(sweep, parts.pool)},
+        background={
+            "outbox": parts.outbox.relay,
+            "retention": partial(sweep, parts.pool),
+            "run-retention": Retention(parts.pool, settings.retention_days).run,
+        },
         readiness={"database": parts.database_answers},
-        on_stop=parts.close,
+        on_stop=stop,
     )
 
 
