@@ -28,6 +28,7 @@ from slipway_router.chat import (
     TextDelta,
     Vectors,
 )
+from slipway_router.classification import TaskClassifier
 from slipway_router.demand import Demand, with_residency
 from slipway_router.errors import ContentFiltered
 from slipway_router.failover import AttemptTimes, Failover, Underway
@@ -62,8 +63,8 @@ class Ledger(Protocol):
 class StickySessions(Protocol):
     """Which model a session stays with, see sticky."""
 
-    async def ordered(self, plan: Plan, tenant: str, session_id: str) -> Plan: ...
-    async def answered(self, plan: Plan, tenant: str, session_id: str, model: str) -> None: ...
+    async def ordered(self, plan: Plan, caller: Caller, session_id: str) -> Plan: ...
+    async def answered(self, plan: Plan, caller: Caller, session_id: str, model: str) -> None: ...
 
 
 class ModelCalls:
@@ -93,11 +94,22 @@ class ModelCalls:
         self._ledger = ledger
         self._cache = cache
         self._recorder = recorder
+        # Past the ledger: an effect of the request stands for its answer, not for this.
+        self._classifier = TaskClassifier(self._embed)
 
     async def explain(self, caller: Caller, request: ChatRequest) -> Plan:
         """The plan for a request that is not sent."""
-        made = self._planned(caller, Demand.of_chat(request))
-        return await self._sticky.ordered(made, caller.tenant, request.session_id)
+        made = await self._planned_with_task(_billable(caller), request, streamed=False)
+        return await self._sticky.ordered(made, caller, request.session_id)
+
+    async def _planned_with_task(self, caller: Caller, request: ChatRequest, *, streamed: bool) -> Plan:
+        """The plan for the model or task stated, else for the task that the classifier proposes."""
+        demand = Demand.of_chat(request, streamed=streamed)
+        classifier = self._catalogue().classifier
+        if classifier is None or demand.model or demand.task:
+            return self._planned(caller, demand)
+        proposal = await self._classifier.propose(caller, classifier, request)
+        return self._planned(caller, replace(demand, task=proposal.task), proposal)
 
     def _planned(self, caller: Caller, demand: Demand, proposal: Proposal | None = None) -> Plan:
         catalogue = self._catalogue()
@@ -193,7 +205,7 @@ class ModelCalls:
         record.text = [completion.content or ""]
         record.output = evidence_data.chat_output(completion.content, completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
-        await self._sticky.answered(made, caller.tenant, request.session_id, attempt.candidate.model.name)
+        await self._sticky.answered(made, caller, request.session_id, attempt.candidate.model.name)
         answer = _answer(record, completion, completion.content, reference)
         await self._cache.keep(caller, request, made, answer)
         self._recorder.offer(caller, request, made, answer)
@@ -215,7 +227,7 @@ class ModelCalls:
             return await self._pool.client(model.provider).embed(model, request.inputs, times)
 
         try:
-            made = self._plan(caller, record, Demand.of_embeddings(request))
+            made = record.plan = self._planned(caller, Demand.of_embeddings(request))
             check_candidates(made, lambda model: self._permissions.refuse(caller, model))
             attempt = await self._failover.first(made, record, start)
         except SlipwayError as error:
@@ -269,7 +281,7 @@ class ModelCalls:
         record.returned_model = completion.model
         record.output = evidence_data.chat_output("".join(record.text), completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
-        await self._sticky.answered(made, caller.tenant, request.session_id, model.name)
+        await self._sticky.answered(made, caller, request.session_id, model.name)
         answer = _answer(record, completion, "".join(record.text) or None, reference)
         await self._cache.keep(caller, request, made, answer)
         self._recorder.offer(caller, request, made, answer)
@@ -323,13 +335,10 @@ class ModelCalls:
 
     async def _plan_of_chat(self, caller: Caller, record: CallRecord, request: ChatRequest, *, streamed: bool) -> Plan:
         """The plan of a request that is sent; raises why there is none."""
-        made = self._plan(caller, record, Demand.of_chat(request, streamed=streamed))
+        made = record.plan = await self._planned_with_task(caller, request, streamed=streamed)
+        record.task = made.demand.task
         check_candidates(made, lambda model: self._permissions.refuse(caller, model))
-        made = record.plan = await self._sticky.ordered(made, caller.tenant, request.session_id)
-        return made
-
-    def _plan(self, caller: Caller, record: CallRecord, demand: Demand) -> Plan:
-        made = record.plan = self._planned(caller, demand)
+        made = record.plan = await self._sticky.ordered(made, caller, request.session_id)
         return made
 
 

@@ -8,7 +8,10 @@ from slipway_chassis.jcs import digest
 
 from slipway_router.answers import ChatAnswer
 from slipway_router.call_record import CallRecord
+from slipway_router.catalogue import Quality
 from slipway_router.chat import ChatRequest, Completion, EmbeddingsRequest, ToolCall
+from slipway_router.decision import HURDLES, task_source
+from slipway_router.routing import Plan
 
 MODEL_CALL = "model.call"
 """Type of the audit event, one for each call, failed and refused ones included."""
@@ -90,9 +93,7 @@ def event_data(record: CallRecord, question: Mapping[str, object]) -> dict[str, 
                 "request_id": record.request_id,
                 "requested_model": record.requested_model or None,
                 "task": record.task or None,
-                "regions": sorted(plan.demand.regions) if plan and plan.demand.regions is not None else None,
-                "route": plan.route.name if plan and plan.route else None,
-                "catalogue_digest": plan.catalogue_digest if plan else None,
+                **(_decision(plan) if plan else {}),
                 "catalogue_model": candidate.model.name if candidate else None,
                 "upstream_model": candidate.model.upstream if candidate else None,
                 "provider": candidate.model.provider.name if candidate else None,
@@ -115,7 +116,11 @@ def event_data(record: CallRecord, question: Mapping[str, object]) -> dict[str, 
             )
             for attempt in record.attempts
         ],
-        "left_out": [{"model": left.model.name, "reason": left.reason} for left in plan.left_out] if plan else [],
+        "left_out": [
+            {"model": left.model.name, "hurdle": HURDLES[left.hurdle], "reason": left.reason} for left in plan.left_out
+        ]
+        if plan
+        else [],
         "usage": {
             "input_tokens": record.tokens.input,
             "cached_input_tokens": record.tokens.cached_input,
@@ -129,6 +134,25 @@ def event_data(record: CallRecord, question: Mapping[str, object]) -> dict[str, 
         },
         "outcome": record.outcome,
         "latency_ms": record.latency_ms,
+    }
+
+
+def _decision(plan: Plan) -> dict[str, object | None]:
+    """What was demanded and how the candidates stood; scores are text, for the canonical form has no floats."""
+    demand, route = plan.demand, plan.route
+    return {
+        "regions": sorted(demand.regions) if demand.regions is not None else None,
+        "data_classes": sorted(demand.data_classes) or None,
+        "quality": demand.quality.name.lower() if demand.quality > Quality.ECONOMY else None,
+        "task_source": task_source(plan) or None,
+        "route": route.name if route else None,
+        "policy": route.policy if route else None,
+        "candidates": [
+            {"model": candidate.model.name, "score": f"{plan.scores.get(candidate.model.name, 0.0):.6g}"}
+            for candidate in plan.candidates
+        ],
+        "session_model": plan.session_model or None,
+        "catalogue_digest": plan.catalogue_digest,
     }
 
 

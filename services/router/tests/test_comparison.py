@@ -42,7 +42,13 @@ async def broken(exchange):
     await exchange.json({}, 500)
 
 
-ROUTES = {"recorded": ["first eu"], "silent": ["first"], "other": ["second"], "broken": ["broken"], "far": ["second us"]}
+ROUTES = {
+    "recorded": ["first eu"],
+    "silent": ["first"],
+    "other": ["second"],
+    "broken": ["broken"],
+    "far": ["second us"],
+}
 
 
 @pytest.fixture(scope="module")
