@@ -13,7 +13,9 @@ from slipway_chassis.errors import InvalidArgument
 from slipway_chassis.money import from_money, to_money
 
 from slipway_orchestrator.agents import Agent, AgentVersion
+from slipway_orchestrator.core.events import Event, encode, step_of
 from slipway_orchestrator.raising import NewLimits
+from slipway_orchestrator.replaying import Outcome
 from slipway_orchestrator.runs import Approval, JournalRow, Pause, Run, Vote
 from slipway_orchestrator.suspension import Suspension
 
@@ -182,6 +184,27 @@ def new_limits(limits: runs_pb2.RunLimits) -> NewLimits:
         tool_errors=limits.tool_errors if limits.HasField("tool_errors") else None,
         repeats=limits.repeats if limits.HasField("repeats") else None,
     )
+
+
+def replay_message(outcome: Outcome) -> runs_pb2.ReplayRunResponse:
+    """How a replay went."""
+    found = outcome.difference
+    response = runs_pb2.ReplayRunResponse(same=found is None, events=outcome.events)
+    if found is not None:
+        response.difference.CopyFrom(
+            runs_pb2.ReplayDifference(
+                seq=found.seq,
+                step_id=step_of(found.journalled) or "",
+                journalled_json=_event_json(found.journalled),
+                decided_json=_event_json(found.decided) if found.decided is not None else "",
+                message=found.message,
+            )
+        )
+    return response
+
+
+def _event_json(event: Event) -> str:
+    return to_json({"kind": event.kind, "step_id": step_of(event), "data": encode(event)})
 
 
 def wide_scope(scope: agents_pb2.SuspensionScope.ValueType) -> Literal["TENANT", "ALL"]:

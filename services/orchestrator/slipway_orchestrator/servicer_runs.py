@@ -12,6 +12,7 @@ from slipway_orchestrator import convert
 from slipway_orchestrator.deciding import ApprovalDesk, DecisionRequest
 from slipway_orchestrator.forking import ForkDesk, ForkRequest
 from slipway_orchestrator.launching import StartRequest
+from slipway_orchestrator.replaying import ReplayDesk
 from slipway_orchestrator.servicer_agents import request_key
 from slipway_orchestrator.starting import RunDesk
 from slipway_orchestrator.steering import CancelFilter, SteeringDesk
@@ -24,11 +25,18 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     """Converts and calls the desks."""
 
     def __init__(
-        self, runs: RunDesk, steering: SteeringDesk, forks: ForkDesk, approvals: ApprovalDesk, watcher: Watcher
+        self,
+        runs: RunDesk,
+        steering: SteeringDesk,
+        forks: ForkDesk,
+        replays: ReplayDesk,
+        approvals: ApprovalDesk,
+        watcher: Watcher,
     ) -> None:
         self._runs = runs
         self._steering = steering
         self._forks = forks
+        self._replays = replays
         self._approvals = approvals
         self._watcher = watcher
 
@@ -154,6 +162,11 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
         )
         key = request_key("ForkRun", request, request.request_id)
         return runs_pb2.ForkRunResponse(run=convert.run_message(await self._forks.fork(current_caller(), wanted, key)))
+
+    async def ReplayRun(self, request: runs_pb2.ReplayRunRequest, context: object) -> runs_pb2.ReplayRunResponse:
+        """Decide a finished run once more."""
+        outcome = await self._replays.replay(current_caller(), request.run_id)
+        return convert.replay_message(outcome)
 
     async def ListApprovals(
         self, request: runs_pb2.ListApprovalsRequest, context: object
