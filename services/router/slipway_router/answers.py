@@ -4,7 +4,7 @@ import base64
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -113,7 +113,7 @@ class Collected:
 class EmbeddingsAnswer:
     """Vectors in the order of the inputs with what they cost."""
 
-    values: tuple[tuple[float, ...], ...]
+    values: "tuple[array[float], ...]"
     model: str
     catalogue_model: str
     spent: Spent
@@ -121,9 +121,9 @@ class EmbeddingsAnswer:
 
     def encode(self) -> bytes:
         """The answer as JSON for the ledger; vectors as one block of 32-bit numbers."""
-        fields = asdict(self)
-        block = array("f", [number for vector in self.values for number in vector])
-        fields["values"] = {"count": len(self.values), "data": base64.b64encode(block.tobytes()).decode()}
+        fields = asdict(replace(self, values=()))
+        block = b"".join(vector.tobytes() for vector in self.values)
+        fields["values"] = {"count": len(self.values), "data": base64.b64encode(block).decode()}
         fields["spent"]["cost"] = str(self.spent.cost)
         return json.dumps(fields).encode()
 
@@ -133,7 +133,7 @@ class EmbeddingsAnswer:
         fields: dict[str, Any] = json.loads(raw)
         block = array("f", base64.b64decode(fields["values"]["data"]))
         width = len(block) // fields["values"]["count"]
-        fields["values"] = tuple(tuple(block[at : at + width]) for at in range(0, len(block), width))
+        fields["values"] = tuple(block[at : at + width] for at in range(0, len(block), width))
         fields["spent"] = _spent(fields["spent"])
         return EmbeddingsAnswer(**fields)
 

@@ -98,6 +98,8 @@ class Model:
     quality: Quality = Quality.ECONOMY
     data_classes: frozenset[str] = frozenset()
     expected_seconds: float | None = None
+    max_inputs: int = 256
+    """The most texts that one request for embeddings may hold."""
     max_image_tokens: int = 0
     """The most tokens that one image can be."""
     throttle: Throttle | None = None

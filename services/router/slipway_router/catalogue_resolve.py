@@ -169,6 +169,7 @@ def _model(name: str, entry: ModelSpec, spec: FileSpec, providers: Mapping[str, 
         quality=QUALITIES[entry.quality],
         data_classes=data_classes,
         expected_seconds=entry.expected_seconds,
+        max_inputs=entry.max_inputs,
         max_image_tokens=entry.max_image_tokens,
         throttle=_throttle(entry.limits) if entry.limits else None,
     )

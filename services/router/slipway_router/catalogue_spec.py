@@ -70,6 +70,7 @@ class ModelSpec(_Spec):
     data_classes: frozenset[_Name] | None = None
     quality: Literal["economy", "standard", "premium"] = "economy"
     expected_seconds: _Seconds | None = None
+    max_inputs: int = Field(default=256, gt=0, le=2048)
     max_image_tokens: int = Field(default=4096, gt=0)
     limits: ThrottleSpec | None = None
 

@@ -1,5 +1,6 @@
 """What is asked of a model and what comes back, in the router's own terms."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -132,9 +133,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A provider's embeddings, in the order of the inputs."""
+    """A provider's embeddings, in the order of the inputs: 32-bit numbers."""
 
-    values: tuple[tuple[float, ...], ...]
+    values: "tuple[array[float], ...]"
     model: str
     usage: TokenCount | None
 

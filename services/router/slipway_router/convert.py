@@ -2,9 +2,11 @@
 
 import json
 import math
+from array import array
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from sys import byteorder
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,6 +42,7 @@ _OWN_PARAMETERS = frozenset(
         "stop", "seed", "tools", "tool_choice", "response_format",
     }
 )  # fmt: skip
+_PACKED_VALUES = bytes([pb.Embedding.DESCRIPTOR.fields_by_name["values"].number << 3 | 2])
 _MOST_LABELS = 16
 _MOST_ID_CHARACTERS = 128
 _MOST_INPUTS = 256
@@ -162,7 +165,7 @@ def stream_response(event: StreamEvent) -> pb.StreamChatCompletionResponse:
 def embeddings_response(answer: EmbeddingsAnswer) -> pb.CreateEmbeddingsResponse:
     """Vectors on the wire."""
     return pb.CreateEmbeddingsResponse(
-        embeddings=[pb.Embedding(values=vector) for vector in answer.values],
+        embeddings=[_embedding(vector) for vector in answer.values],
         model=answer.model,
         usage=usage(answer.spent),
         request_id=answer.request_id,
@@ -331,6 +334,24 @@ def _capabilities(names: Iterable[str]) -> frozenset[Capability]:
     if len(known) < len(asked):
         raise InvalidArgument(f"capabilities are {', '.join(CAPABILITIES)}", field="chat.capabilities")
     return known
+
+
+def _embedding(vector: "array[float]") -> pb.Embedding:
+    """A packed field is its numbers in little-endian order: taken as they lie there, not one by one."""
+    if byteorder == "big":
+        vector = vector[:]
+        vector.byteswap()
+    packed = vector.tobytes()
+    return pb.Embedding.FromString(_PACKED_VALUES + _varint(len(packed)) + packed)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _tool_call(call: ToolCall) -> pb.ToolCall:

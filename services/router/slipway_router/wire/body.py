@@ -109,22 +109,23 @@ def vectors(payload: dict[str, Any], expected: int) -> Vectors:
         entries = sorted(payload["data"], key=lambda entry: entry["index"])
         values = tuple(_vector(entry["embedding"]) for entry in entries)
         positions = [entry["index"] for entry in entries]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProviderProtocol("the provider's embeddings are not in the wire format") from error
+    # A sum of finite 32-bit numbers is finite in 64 bits, and one that is not makes it so.
     if positions != list(range(expected)) or len({len(value) for value in values}) != 1 or not values[0]:
         raise ProviderProtocol(f"the provider answered {len(values)} vectors for {expected} inputs, or uneven ones")
-    if not all(math.isfinite(number) for value in values for number in value):
+    if not all(math.isfinite(sum(value)) for value in values):
         raise ProviderProtocol("the provider answered a vector that is not finite")
     return Vectors(values, _text(payload.get("model") or ""), token_count(payload.get("usage")))
 
 
-def _vector(value: Any) -> tuple[float, ...]:
-    if isinstance(value, str):
-        numbers = array("f", b64decode(value, validate=True))
-        if byteorder == "big":
-            numbers.byteswap()
-        return tuple(numbers)
-    return tuple(float(number) for number in value)
+def _vector(value: Any) -> "array[float]":
+    if not isinstance(value, str):
+        return array("f", value)
+    numbers = array("f", b64decode(value, validate=True))
+    if byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 def _text(value: Any) -> str:

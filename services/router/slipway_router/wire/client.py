@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from slipway_router.catalogue import Model, Provider
 from slipway_router.chat import ChatRequest, Completion, Piece, Vectors
 from slipway_router.errors import ProviderFailure, ProviderProtocol, ProviderTimeout
 from slipway_router.failover import AttemptTimes
+from slipway_router.tokens import TokenCount
 from slipway_router.wire import body as wire
 from slipway_router.wire.connections import Answer, Connections, TransportFailure
 from slipway_router.wire.failures import failure_of_error_object, failure_of_status, failure_of_transport
@@ -18,6 +20,8 @@ from slipway_router.wire.sse import data_events
 from slipway_router.wire.streamed_answer import StreamedAnswer
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+_READ_BESIDE = 64 * 1024
+"""Bytes of an answer with vectors from which on a thread of its own reads it."""
 
 
 class WireClient:
@@ -40,9 +44,31 @@ class WireClient:
         return wire.completion(payload, request.checks, repair=times.limits.repair)
 
     async def embed(self, model: Model, inputs: tuple[str, ...], times: AttemptTimes) -> Vectors:
-        """Vectors for `inputs`, in order. Raises ProviderFailure."""
-        payload = await self._post("embeddings", wire.embeddings_body(model, inputs), times.end)
-        return wire.vectors(payload, len(inputs))
+        """Vectors for `inputs`, in order, asked for in as many requests as the model needs. Raises ProviderFailure; its
+        `usage` contains what requests before it have used."""
+        parts: list[Vectors] = []
+        for first in range(0, len(inputs), model.max_inputs):
+            batch = inputs[first : first + model.max_inputs]
+            try:
+                raw = await self._request("embeddings", wire.embeddings_body(model, batch), times.end)
+                # A batch of vectors is megabytes of JSON: other calls should not wait while it is read.
+                large = len(raw) > _READ_BESIDE
+                read = partial(self._vectors, raw, len(batch))
+                parts.append(await asyncio.to_thread(read) if large else read())
+            except ProviderFailure as failure:
+                if parts:
+                    failure.usage = _sum([*(part.usage for part in parts), failure.usage or TokenCount()])
+                raise
+        values = tuple(value for part in parts for value in part.values)
+        usage = _sum([part.usage for part in parts])
+        if len({len(value) for value in values}) != 1:
+            uneven = ProviderProtocol(f"provider {self._name} answered vectors of different lengths")
+            uneven.usage = usage
+            raise uneven
+        return Vectors(values, parts[-1].model, usage)
+
+    def _vectors(self, raw: bytes, expected: int) -> Vectors:
+        return wire.vectors(self._object(raw), expected)
 
     async def stream(
         self, model: Model, request: ChatRequest, times: AttemptTimes
@@ -94,6 +120,15 @@ class WireClient:
         return data_events(answer.pieces())
 
     async def _post(self, path: str, body: dict[str, Any], deadline: float) -> dict[str, Any]:
+        return self._object(await self._request(path, body, deadline))
+
+    def _object(self, raw: bytes) -> dict[str, Any]:
+        payload = json_object(self._name, raw)
+        if payload.get("error"):
+            raise failure_of_error_object(self._name, payload["error"])
+        return payload
+
+    async def _request(self, path: str, body: dict[str, Any], deadline: float) -> bytes:
         content = json.dumps(body, allow_nan=False).encode()
         with self._in_use():
             try:
@@ -110,10 +145,7 @@ class WireClient:
                 raise failure_of_transport(self._name, error) from error
         if status != 200:
             raise failure_of_status(self._name, status, headers, raw)
-        payload = json_object(self._name, raw)
-        if payload.get("error"):
-            raise failure_of_error_object(self._name, payload["error"])
-        return payload
+        return raw
 
     @contextlib.contextmanager
     def _in_use(self) -> Any:
@@ -131,6 +163,16 @@ class WireClient:
     async def aclose(self) -> None:
         """Close all connections."""
         self._connections.close()
+
+
+def _sum(usages: Sequence[TokenCount | None]) -> TokenCount | None:
+    """All together; None when one is not known."""
+    total = TokenCount()
+    for usage in usages:
+        if usage is None:
+            return None
+        total += usage
+    return total
 
 
 async def _bounded(answer: Answer) -> bytes:
