@@ -13,6 +13,7 @@ from slipway_cli.commands import (
     identity,
     knowledge,
     mcp_servers,
+    models,
     money,
     runs,
     schedules,
@@ -37,7 +38,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(knowledge.app, name="knowledge")
 app.add_typer(tools.app, name="tools")
 app.add_typer(mcp_servers.app, name="mcp")
-app.add_typer(money.app, name="models")
+app.add_typer(models.app, name="models")
 app.command()(money.usage)
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")

@@ -1,4 +1,4 @@
-"""`slipway models …` and `slipway usage`."""
+"""`slipway usage`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +10,6 @@ from slipway_cli.session import JsonOption
 
 if TYPE_CHECKING:
     from slipway_client import Client
-
-app = typer.Typer(help="Models of the catalogue.", no_args_is_help=True)
-
-
-@app.command("list")
-@at_gateway
-def list_(client: "Client", as_json: JsonOption = False) -> None:
-    """List the models and routes that you may use."""
-    show_many(client.models.list(), ("id", "owned_by"), as_json=as_json, key="models")
 
 
 @at_gateway

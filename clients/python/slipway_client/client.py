@@ -8,8 +8,9 @@ from slipway_client.agents import Agents
 from slipway_client.budgets import Budgets
 from slipway_client.identity import ApiKeys
 from slipway_client.knowledge import Knowledge
+from slipway_client.model_catalogue import Models
 from slipway_client.models import WhoAmI
-from slipway_client.resources import Audit, Files, Models, Usage
+from slipway_client.resources import Audit, Files, Usage
 from slipway_client.runs import Approvals, Runs
 from slipway_client.schedules import KillSwitch, Schedules
 from slipway_client.sessions import Sessions

@@ -1,9 +1,8 @@
-"""Files, models, usage and audit: small areas of the API, a class each."""
+"""Files, usage and audit: small areas of the API, a class each."""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from slipway_client.models import Checkpoint, File, ModelCall, Record, UsageGroup
 from slipway_client.transport import Transport, listed, read, route
@@ -51,21 +50,6 @@ class Files:
     def delete(self, file_id: str) -> None:
         """Removes a file."""
         self._transport.call("DELETE", route("files", file_id))
-
-
-class Models:
-    """`/v1/models` and `/v1/chat/completions`; any OpenAI SDK does for chat, too."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def list(self) -> list[Record]:
-        """Models and routes that the caller may use."""
-        return [read(Record, one) for one in listed(self._transport.call("GET", route("models")), "data")]
-
-    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        """One chat completion, in OpenAI's wire format."""
-        return self._transport.call("POST", route("chat", "completions"), json=body, timeout=300)
 
 
 class Usage:
