@@ -19,7 +19,7 @@ CASES = {
     "before-effect": (3,),
     "after-effect": (1, 3, 4),
     "before-result": (2, 5),
-    "after-result-commit": (1, 4),
+    "after-result": (1, 4),
     "before-park": (1,),
     "after-park": (1,),
 }
@@ -69,6 +69,75 @@ async def test_a_worker_killed_at_any_point_loses_and_repeats_nothing(
         await stack.finish(run_id)
         await _uninterrupted(stack, run_id, world)
         survivor.send(signal.SIGSTOP)
+
+
+TREE = """
+    - {id: list, set: [1, 2, 3, 4, 5]}
+    - parallel:
+        - map:
+            over: "${steps.list.output}"
+            concurrency: 2
+            steps:
+              - {id: post, tool: {name: ledger.post, arguments: {amount: "${item}"}}}
+              - branch: [{when: "item > 3", steps: [{id: note, set: "${steps.post.output.posted}"}]}]
+              - {id: sum, set: "${item + index}"}
+        - {id: help, agent: {name: helper, input: {n: 7}}}
+        - {id: cool, wait: {for: 50ms}}
+    - {id: last, tool: {name: ledger.post, arguments: {amount: 9}}}"""
+RESULT = "{sums: '${steps.map_1.output}', help: '${steps.help.output}', last: '${steps.last.output.posted}'}"
+HELPER = workflow(
+    "    - {id: post, tool: {name: ledger.post, arguments: {amount: '${input.n}'}}}",
+    "{n: '${steps.post.output.posted}'}",
+    name="helper",
+    properties="{n: {type: integer}}",
+)
+# Where the run or its child is when a worker dies; most points are passed by both.
+TREE_CASES = {
+    "before-commit": (4,),
+    "after-commit": (6, 9),
+    "before-fan-out": (1,),
+    "after-fan-out": (1,),
+    "before-join": (1,),
+    "after-join": (2,),
+    "before-child-start": (1,),
+    "after-child-start": (1,),
+    "before-child-end": (1,),
+    "after-child-end": (1,),
+    "before-end": (1,),
+    "after-end": (1,),
+    "before-effect": (3,),
+    "after-effect": (5,),
+}
+
+
+@pytest.mark.timeout(240)
+async def test_a_tree_of_steps_and_runs_survives_a_death_at_any_point(stack: Stack, world: World) -> None:
+    survivor = await stack.worker(**QUICK)
+    survivor.send(signal.SIGSTOP)
+    await stack.promote(HELPER, name="helper")
+    await stack.promote(workflow(TREE, RESULT))
+    for point, passings in TREE_CASES.items():
+        for passing in passings:
+            doomed = await stack.worker(**QUICK, SLIPWAY_ORCHESTRATOR_CRASH_AT=f"{point}:{passing}")
+            run_id = await stack.begin()
+            assert await doomed.ended() == -signal.SIGKILL, "".join(doomed.lines[-20:])
+            survivor.send(signal.SIGCONT)
+            run = await stack.finish(run_id)
+            where = f"{point}:{passing}"
+            assert run.state == 8, (where, run)
+            assert json.loads(run.output_json) == {"sums": [1, 3, 5, 7, 9], "help": {"n": 7}, "last": 9}, where
+            rows = await stack.sql("SELECT run_id FROM run WHERE root_run_id = $1 AND depth = 1", run_id)
+            (child,) = [row["run_id"] for row in rows]
+            assert (await stack.finish(child)).state == 8
+            own = {key: count for key, count in world.effects.items() if key.startswith((run_id, child))}
+            expected = {f"{run_id}/post[{n}]/1": 1 for n in range(5)}
+            assert own == {**expected, f"{run_id}/last/1": 1, f"{child}/post/1": 1}, where
+            for one in (run_id, child):
+                events = await stack.journal(one)
+                assert [event.seq for event in events] == list(range(1, len(events) + 1)), where
+                begun = [event.step_id for event in events if event.kind == "step.started"]
+                assert len(begun) == len(set(begun)), where
+            survivor.send(signal.SIGSTOP)
 
 
 async def test_a_worker_that_froze_past_its_lease_writes_nothing_when_it_comes_back(

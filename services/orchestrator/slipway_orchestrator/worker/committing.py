@@ -4,16 +4,25 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from slipway_orchestrator.core.events import Event
-from slipway_orchestrator.core.state import RunState, Totals
+from slipway_orchestrator.core.events import (
+    ApprovalRequested,
+    Event,
+    RunCancelled,
+    RunFailed,
+    RunSucceeded,
+    StepCompleted,
+    StepFailed,
+    StepRetrying,
+    StepStarted,
+    StepUncertain,
+)
+from slipway_orchestrator.core.state import CONTAINERS, RunState, Totals
 from slipway_orchestrator.store.leases import Entry, Lease, Leases
 from slipway_orchestrator.worker.announcing import Announcer, run_channel
 from slipway_orchestrator.worker.crash import CrashPoints
 
 MOST_WAITING = 200
 """Events that wait for a commit; more come up when it is done."""
-_INTENTS = frozenset({"step.started", "approval.requested"})
-_RESULTS = frozenset({"step.completed", "step.failed", "step.retrying", "step.uncertain"})
 
 
 class Committer:
@@ -112,17 +121,31 @@ class Committer:
             self._results.pop(0)
 
     async def _commit(self, entry: Entry, totals: Totals, park: tuple[str, datetime] | None) -> None:
-        kinds = {event.kind for _, event in entry.events}
-        crash = self._crash
-        if kinds & _INTENTS:
-            crash.passing("before-intent")
-        if kinds & _RESULTS:
-            crash.passing("before-result")
+        marks = _marks(entry) if self._crash.armed else []
+        for mark in marks:
+            self._crash.passing(f"before-{mark}")
         if await self._leases.commit(self._lease, entry, totals, park=park):
             self.asked = True
-        if kinds & _INTENTS:
-            crash.passing("after-intent")
-        if kinds & _RESULTS:
-            crash.passing("after-result-commit")
+        for mark in marks:
+            self._crash.passing(f"after-{mark}")
         self.written += len(entry.events)
         self._announcer.say(run_channel(self._lease.run.run_id), {"seq": self._lease.head.seq})
+
+
+def _marks(entry: Entry) -> list[str]:
+    """What a commit writes, in the words of `crash.POINTS`."""
+    found = {"commit": True}
+    for _, event in entry.events:
+        container = getattr(event, "type", "") in CONTAINERS
+        match event:
+            case StepStarted() | ApprovalRequested():
+                found["fan-out" if container else "intent"] = True
+            case StepCompleted(type=kind) | StepFailed(type=kind) | StepRetrying(type=kind) | StepUncertain(type=kind):
+                found["join" if container else "child-end" if kind == "agent" else "result"] = True
+            case RunSucceeded() | RunFailed() | RunCancelled():
+                found["end"] = True
+            case _:
+                pass
+    if entry.children:
+        found["child-start"] = True
+    return list(found)

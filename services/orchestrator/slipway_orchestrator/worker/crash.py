@@ -3,17 +3,18 @@
 import os
 import signal
 
+_COMMITS = ("commit", "intent", "result", "fan-out", "join", "child-start", "child-end", "end")
+"""What a commit writes: anything, an intent or a question, an outcome, a step that holds others begun or ended, a
+child run begun or heard of, the run's end."""
 POINTS = frozenset(
     {
         "after-claim",
-        "before-intent",
-        "after-intent",
         "before-effect",
         "after-effect",
-        "before-result",
-        "after-result-commit",
         "before-park",
         "after-park",
+        *(f"before-{name}" for name in _COMMITS),
+        *(f"after-{name}" for name in _COMMITS),
     }
 )
 
@@ -28,6 +29,11 @@ class CrashPoints:
             raise ValueError(f"unknown crash point {point}; known: {', '.join(sorted(POINTS))}")
         self._point = point
         self._left = int(count or 1)
+
+    @property
+    def armed(self) -> bool:
+        """A point was chosen."""
+        return bool(self._point)
 
     def passing(self, point: str) -> None:
         """The worker passes a point."""
