@@ -235,7 +235,7 @@ def test_a_followed_run_is_framed_as_events_and_ends_after_the_terminal_one(serv
 
 @pytest.mark.parametrize(("last", "after"), [("2", 2), ("", 0), (None, 0)])
 def test_following_resumes_after_the_last_event_seen(services: Any, alice: Any, last: str | None, after: int) -> None:
-    services.on("GetRun", lambda call: pb.GetRunResponse(run=run(pb.RUN_STATE_RUNNING)))
+    services.on("GetRun", lambda call: pb.GetRunResponse(run=run(pb.RUN_STATE_RUNNING, last_seq=2)))
     services.on("WatchRun", lambda call: iter([event(3, "run.failed")]))
     headers = {} if last is None else {"Last-Event-ID": last}
     assert follow(alice, **headers).status_code == 200
@@ -250,6 +250,9 @@ def test_what_is_wrong_with_following_is_a_problem_and_not_a_stream(services: An
         answer = follow(alice, **{"Last-Event-ID": wrong})
         assert answer.status_code == 422
         assert answer.json()["field"] == "Last-Event-ID"
+    services.on("GetRun", lambda call: pb.GetRunResponse(run=run(pb.RUN_STATE_RUNNING, last_seq=7)))
+    future = follow(alice, **{"Last-Event-ID": "8"})
+    assert (future.status_code, future.json()["code"]) == (422, "EVENT_NOT_YET")
     services.on("GetRun", missing)
     assert follow(alice).status_code == 404
 

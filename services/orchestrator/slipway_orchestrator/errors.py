@@ -1,7 +1,7 @@
 """Errors of the orchestrator.
 
 SlipwayError
-├── InvalidArgument    AgentInvalid, InputInvalid, DecisionInvalid
+├── InvalidArgument    AgentInvalid, InputInvalid, DecisionInvalid, EventNotYet
 ├── NotFound           AgentNotFound, AgentVersionNotFound, RunNotFound, ApprovalNotFound
 ├── FailedPrecondition IllegalTransition, NotInProduction, NothingToRollBack, RunEnded, AlreadyPaused, RunNotPaused
 ├── Aborted            ApprovalAlreadyDecided, ArgumentsChanged, AlreadyVoted, SessionBusy
@@ -27,6 +27,12 @@ class DecisionInvalid(InvalidArgument):
     """The decision is incomplete, or does not fit this approval."""
 
     reason = "DECISION_INVALID"
+
+
+class EventNotYet(InvalidArgument):
+    """The journal has no event of that number yet: nobody can have seen it."""
+
+    reason = "EVENT_NOT_YET"
 
 
 class AgentNotFound(NotFound):

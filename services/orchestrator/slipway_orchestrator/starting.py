@@ -8,7 +8,7 @@ from slipway_chassis.idempotency import once
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.telemetry import span
 
-from slipway_orchestrator.errors import RunNotFound
+from slipway_orchestrator.errors import EventNotYet, RunNotFound
 from slipway_orchestrator.launching import Launcher, StartRequest, check_request
 from slipway_orchestrator.once import RequestKey, Transaction
 from slipway_orchestrator.runs import JournalRow, Pause, Run, RunIdentity
@@ -108,8 +108,9 @@ class RunDesk:
             return await self._journal.read(conn, run, after_seq, limit)
 
     async def events(self, caller: Caller, run_id: str, after_seq: int, limit: int) -> tuple[list[JournalRow], bool]:
-        """Journal rows after a sequence number, and whether there are more already."""
+        """Journal rows after a sequence number, and whether there are more already. Raises EventNotYet."""
         run = await self.get(caller, run_id)
+        check_seen(after_seq, run.last_seq)
         async with self._transaction() as conn:
             rows = await self._journal.read(conn, run.identity, after_seq, limit)
             last, _ = await self._runs.last_seq(conn, run_id)
@@ -120,6 +121,12 @@ class RunDesk:
         if run is None:
             raise _no_run(run_id)
         return run
+
+
+def check_seen(seq: int, last_seq: int) -> None:
+    """Raise EventNotYet for the number of an event that nobody can have seen."""
+    if seq > last_seq:
+        raise EventNotYet(f"the run has only {last_seq} events", field="after_seq")
 
 
 def _no_run(run_id: str) -> RunNotFound:

@@ -12,7 +12,7 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.errors import Unavailable
 
 from slipway_orchestrator.runs import JournalRow
-from slipway_orchestrator.starting import RunDesk
+from slipway_orchestrator.starting import RunDesk, check_seen
 from slipway_orchestrator.worker.announcing import run_channel
 
 _LOOK_AGAIN = 5.0
@@ -52,8 +52,12 @@ class Watcher:
     async def watch(
         self, caller: Caller, run_id: str, after_seq: int, *, deltas: bool
     ) -> AsyncIterator[JournalRow | Delta]:
-        """Rows after `after_seq` and, if wanted, deltas; ends after the terminal event. Raises RunNotFound."""
+        """Rows after `after_seq` and, if wanted, deltas; ends after the terminal event.
+
+        Raises RunNotFound, or EventNotYet.
+        """
         run = await self._desk.get(caller, run_id)
+        check_seen(after_seq, run.last_seq)
         if run.ended and after_seq >= run.last_seq:
             return
         async with self._listening(run_id) as heard:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 import time
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -194,3 +196,45 @@ async def test_the_journal_is_audited_as_a_chain_without_gap(stack: Stack, valke
     decision = next(json.loads(m.body) for m in messages if m.id == decided["data"]["records"][0]["event_id"])
     assert decision["commitment"] == decided["data"]["records"][0]["commitment"]
     assert json.loads(decision["event"])["actor"]["subject"] == "bob"
+
+
+async def test_an_event_of_the_future_is_refused(stack: Stack) -> None:
+    await stack.promote(SET)
+    run_id = await stack.begin({"message": "x"})
+    listing = runs_pb2.ListRunEventsRequest(run_id=run_id, after_seq=2)
+    assert await _reason(stack.call(stack.runs.ListRunEvents, listing)) == "EVENT_NOT_YET"
+    watch = stream(
+        stack.runs.WatchRun,
+        runs_pb2.WatchRunRequest(run_id=run_id, after_seq=99),
+        token=stack.token("alice"),
+        timeout=10,
+    )
+    with pytest.raises(SlipwayError) as caught:
+        await anext(watch)
+    assert (caught.value.reason, caught.value.field) == ("EVENT_NOT_YET", "after_seq")
+    seen = await stack.call(stack.runs.ListRunEvents, runs_pb2.ListRunEventsRequest(run_id=run_id, after_seq=1))
+    assert not seen.events
+
+
+async def test_a_watcher_that_goes_from_replica_to_replica_misses_nothing_and_sees_nothing_twice(stack: Stack) -> None:
+    first = stack.runs
+    await stack.start("api")
+    replicas = [first, stack.runs]
+    steps = "\n".join(f"    - {{id: s{n}, set: {n}}}" for n in range(36))
+    await stack.promote(workflow(steps))
+    for _ in range(2):
+        await stack.worker()
+    run_id = await stack.begin({"message": "x"})
+    seen: list[int] = []
+    kind, choose = "", random.Random(7)
+    while kind != "run.succeeded":
+        request = runs_pb2.WatchRunRequest(run_id=run_id, after_seq=seen[-1] if seen else 0, include_deltas=True)
+        updates = stream(choose.choice(replicas).WatchRun, request, token=stack.token("alice"), timeout=30)
+        left = choose.randint(1, 9)
+        async with aclosing(updates):
+            async for update in updates:
+                seen.append(update.event.seq)
+                kind, left = update.event.kind, left - 1
+                if left == 0:
+                    break
+    assert seen == list(range(1, 75))

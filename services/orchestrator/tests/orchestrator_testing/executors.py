@@ -226,7 +226,9 @@ class Identity(identity_pb2_grpc.IdentityServiceServicer):
         if self.world.revoked:
             raise GrantRevoked("revoked")
         subject, tenant, agent = request.run_grant.split("/")
-        token = self.signing.token(subject, tenant, act=f"{agent}@{request.version}", run_id=request.run_id)
+        token = self.signing.token(
+            subject, tenant, act=f"{request.agent or agent}@{request.version}", run_id=request.run_id
+        )
         return identity_pb2.ExchangeRunGrantResponse(token=token, expire_time=_soon())
 
     async def IssueScheduledRunGrant(self, request: Any, context: Any) -> Any:

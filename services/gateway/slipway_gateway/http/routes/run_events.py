@@ -35,6 +35,12 @@ WATCH_SECONDS = 300.0
 MAX_SEQ = 2**62
 
 
+class EventNotYet(InvalidArgument):
+    """The journal has no event of that number yet: nobody can have seen it."""
+
+    reason = "EVENT_NOT_YET"
+
+
 @router.get(
     "/runs/{run_id}/events",
     response_model=RunEventPage,
@@ -61,8 +67,9 @@ async def list_run_events(
 ) -> Response | RunEventPage:
     """JSON pages, or a live stream that resumes after `Last-Event-ID`; an empty one starts from the beginning."""
     if MEDIA_TYPE in request.headers.get("accept", "").lower():
-        after = after_seq if last_event_id is None else _sequence_number(last_event_id, "Last-Event-ID")
-        return await _follow(gateway, calls, run_id, after)
+        field = "after_seq" if last_event_id is None else "Last-Event-ID"
+        after = after_seq if last_event_id is None else _sequence_number(last_event_id, field)
+        return await _follow(gateway, calls, run_id, after, field)
     after = _sequence_number(page_token, "page_token") if page_token else after_seq
     answer: pb.ListRunEventsResponse = await calls.invoke(
         calls.peers.runs.ListRunEvents,
@@ -80,10 +87,12 @@ def _sequence_number(text: str, field: str) -> int:
     return int(text[:20])
 
 
-async def _follow(gateway: Gateway, calls: Calls, run_id: str, after: int) -> Response:
+async def _follow(gateway: Gateway, calls: Calls, run_id: str, after: int, field: str) -> Response:
     # Read first: what is wrong must be a problem, and cannot be any more once the stream has begun.
     answer: pb.GetRunResponse = await calls.invoke(calls.peers.runs.GetRun, pb.GetRunRequest(run_id=run_id))
     current = run(answer.run)
+    if after > current.last_seq:
+        raise EventNotYet(f"the run has only {current.last_seq} events", field=field)
     if current.state in TERMINAL_STATES and after >= current.last_seq:
         # The one answer after which an EventSource does not connect again.
         return Response(status_code=204)
