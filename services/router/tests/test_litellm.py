@@ -84,6 +84,20 @@ async def endless(exchange):
         await asyncio.sleep(0.02)
 
 
+async def reports(exchange):
+    """Answers with the usage that the question says, in Anthropic's words."""
+    asked = exchange.body["messages"][-1]["content"]
+    usage = json.loads(asked if isinstance(asked, str) else asked[0]["text"])
+    await exchange.json(message({"type": "text", "text": "Good day."}) | {"usage": usage})
+
+
+async def gemini_reports(exchange):
+    """The same in Gemini's."""
+    usage = json.loads(exchange.body["contents"][-1]["parts"][0]["text"])
+    part = {"content": {"role": "model", "parts": [{"text": "Good day."}]}, "finishReason": "STOP", "index": 0}
+    await exchange.json({"candidates": [part], "usageMetadata": usage, "modelVersion": "gemini-9"})
+
+
 async def gemini(exchange):
     usage = {"promptTokenCount": 10, "candidatesTokenCount": 4, "totalTokenCount": 14}
     part = {"content": {"role": "model", "parts": [{"text": "Good day."}]}, "finishReason": "STOP", "index": 0}
@@ -93,13 +107,14 @@ async def gemini(exchange):
 ANTHROPIC = {
     name.replace("_", "-"): script
     for name, script in globals().items()
-    if asyncio.iscoroutinefunction(script) and name not in ("typed", "begins", "gemini")
+    if asyncio.iscoroutinefunction(script) and name not in ("typed", "begins", "gemini", "gemini_reports")
 }
+GEMINI = {"gemini": gemini, "gemini-reports": gemini_reports}
 
 
 @pytest.fixture(scope="module")
 def provider(serve_provider):
-    with serve_provider({**ANTHROPIC, "gemini": gemini}) as served:
+    with serve_provider({**ANTHROPIC, **GEMINI}) as served:
         yield served
 
 
@@ -108,7 +123,7 @@ def router(start_router, provider):
     assert LITELLM_PYTHON.exists(), "scripts/setup.sh dev makes it"
     models = {
         name: {
-            "provider": "google" if name == "gemini" else "claude",
+            "provider": "google" if name in GEMINI else "claude",
             "upstream": name,
             "kind": "chat",
             "context_window": 9000,
@@ -116,7 +131,7 @@ def router(start_router, provider):
             "capabilities": ["tools", "response_format", "images"],
             "price": {"input": "1", "cached_input": "0.1", "output": "10"},
         }
-        for name in (*ANTHROPIC, "gemini")
+        for name in (*ANTHROPIC, *GEMINI)
     }
     base = f"http://127.0.0.1:{provider.port}"
     catalogue = {
@@ -274,3 +289,59 @@ def _listening_port(pid):
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
             return int(fields[1].rpartition(":")[2], 16)
     raise AssertionError("it listens nowhere")
+
+
+# What the provider says, in its own words, and the classes in which it is paid: input, cached, written, images, output,
+# reasoning.
+REPORTS = {
+    "claude, prompt cache": (
+        "reports",
+        {
+            "input_tokens": 50,
+            "cache_creation_input_tokens": 248,
+            "cache_read_input_tokens": 1800,
+            "cache_creation": {"ephemeral_5m_input_tokens": 248, "ephemeral_1h_input_tokens": 0},
+            "output_tokens": 503,
+            "service_tier": "standard",
+        },
+        (50, 1800, 248, 0, 503, 0),
+    ),
+    "claude, plain": ("reports", {"input_tokens": 12, "output_tokens": 6}, (12, 0, 0, 0, 6, 0)),
+    "gemini, plain": (
+        "gemini-reports",
+        {"promptTokenCount": 11, "candidatesTokenCount": 73, "totalTokenCount": 84},
+        (11, 0, 0, 0, 73, 0),
+    ),
+    "gemini, thoughts": (
+        "gemini-reports",
+        {"promptTokenCount": 90, "candidatesTokenCount": 20, "thoughtsTokenCount": 300, "totalTokenCount": 410},
+        (90, 0, 0, 0, 20, 300),
+    ),
+    "gemini, cache and an image": (
+        "gemini-reports",
+        {
+            "promptTokenCount": 1290,
+            "cachedContentTokenCount": 1000,
+            "candidatesTokenCount": 20,
+            "totalTokenCount": 1310,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 1032}, {"modality": "IMAGE", "tokenCount": 258}],
+            "cacheTokensDetails": [{"modality": "TEXT", "tokenCount": 1000}],
+        },
+        (32, 1000, 0, 258, 20, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+async def test_reported_tokens_are_paid_once_each_in_their_class(client, name):
+    model, report, classes = REPORTS[name]
+    usage = (await client.chat(model, text=json.dumps(report))).usage
+    assert (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.image_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    ) == classes
+    assert not usage.estimated

@@ -1,11 +1,11 @@
-"""What providers report as used, in their own words, and the classes in which it is paid: each token once."""
+"""What providers report as used, and the classes in which it is paid: each token once. More: test_litellm."""
 
 from decimal import Decimal
 
 import pytest
 from slipway_router.cost import Price
 from slipway_router.tokens import TokenCount
-from slipway_router.wire.usage import anthropic_token_count, gemini_token_count, token_count
+from slipway_router.wire.usage import token_count
 
 OPENAI = {
     "prompt_tokens": 2006,
@@ -81,78 +81,6 @@ IMAGES = {
 )
 def test_openai_and_compatible_reports(usage, classes):
     assert token_count(usage) == classes
-
-
-@pytest.mark.parametrize(
-    ("usage", "classes"),
-    [
-        pytest.param(
-            {
-                "input_tokens": 50,
-                "cache_creation_input_tokens": 248,
-                "cache_read_input_tokens": 1800,
-                "cache_creation": {"ephemeral_5m_input_tokens": 148, "ephemeral_1h_input_tokens": 100},
-                "output_tokens": 503,
-                "service_tier": "standard",
-            },
-            TokenCount(50, 1800, 503, 0, 248),
-            id="prompt cache",
-        ),
-        pytest.param({"input_tokens": 12, "output_tokens": 6}, TokenCount(12, 0, 6), id="plain"),
-        pytest.param(
-            {"input_tokens": 2095, "cache_creation_input_tokens": None, "output_tokens": 503},
-            TokenCount(2095, 0, 503),
-            id="null for none",
-        ),
-    ],
-)
-def test_anthropics_report(usage, classes):
-    assert anthropic_token_count(usage) == classes
-
-
-@pytest.mark.parametrize(
-    ("usage", "classes"),
-    [
-        pytest.param(
-            {"promptTokenCount": 11, "candidatesTokenCount": 73, "totalTokenCount": 84},
-            TokenCount(11, 0, 73),
-            id="plain",
-        ),
-        pytest.param(
-            {
-                "promptTokenCount": 1290,
-                "cachedContentTokenCount": 1000,
-                "candidatesTokenCount": 20,
-                "thoughtsTokenCount": 300,
-                "toolUsePromptTokenCount": 40,
-                "totalTokenCount": 1650,
-                "promptTokensDetails": [
-                    {"modality": "TEXT", "tokenCount": 1032},
-                    {"modality": "IMAGE", "tokenCount": 258},
-                ],
-                "cacheTokensDetails": [{"modality": "TEXT", "tokenCount": 1000}],
-            },
-            TokenCount(72, 1000, 20, 300, 0, 258),
-            id="cache, thoughts, tools and an image",
-        ),
-        pytest.param(
-            {
-                "promptTokenCount": 600,
-                "cachedContentTokenCount": 516,
-                "candidatesTokenCount": 5,
-                "promptTokensDetails": [
-                    {"modality": "IMAGE", "tokenCount": 516},
-                    {"modality": "TEXT", "tokenCount": 84},
-                ],
-                "cacheTokensDetails": [{"modality": "IMAGE", "tokenCount": 516}],
-            },
-            TokenCount(84, 516, 5),
-            id="images read from the cache are paid as cached",
-        ),
-    ],
-)
-def test_geminis_report(usage, classes):
-    assert gemini_token_count(usage) == classes
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,11 @@
 """Usage reports of providers as disjoint classes of tokens: what is counted twice is paid twice.
 
-Formats, each from the provider's API reference (November 2026):
-
-OpenAI      `prompt_tokens` contains `prompt_tokens_details.{cached,image}_tokens`, `completion_tokens` contains
-            `completion_tokens_details.reasoning_tokens`. Compatible servers differ: xAI counts reasoning beside
-            `completion_tokens`, and Gemini's compatible endpoint only in `total_tokens`; DeepSeek has
-            `prompt_cache_hit_tokens`, Moonshot a `cached_tokens` of its own; what was written to a cache is
-            `cache_write_tokens` (OpenRouter) or `cache_creation_input_tokens` (litellm), both within `prompt_tokens`.
-Anthropic   `input_tokens`, `cache_creation_input_tokens` and `cache_read_input_tokens` are disjoint already;
-            `output_tokens` contains the thinking.
-Gemini      `promptTokenCount` contains `cachedContentTokenCount`, but not `toolUsePromptTokenCount`;
-            `candidatesTokenCount` does not contain `thoughtsTokenCount`. Images are told apart by modality, in the
-            prompt and in what was cached.
+`prompt_tokens` contains `prompt_tokens_details.{cached,image}_tokens`, `completion_tokens` contains
+`completion_tokens_details.reasoning_tokens`. Compatible servers differ, each as its API reference says (November 2026):
+xAI counts reasoning beside `completion_tokens`, and Gemini's compatible endpoint only in `total_tokens`; DeepSeek has
+`prompt_cache_hit_tokens`, Moonshot a `cached_tokens` of its own; what was written to a cache is `cache_write_tokens`
+(OpenRouter) or `cache_creation_input_tokens`, within `prompt_tokens`. Anthropic's and Gemini's own reports come in the
+last form: litellm makes it of them.
 
 A report that is missing, or does not add up, is None: the caller estimates then, and says so.
 """
@@ -52,33 +46,6 @@ def token_count(usage: Any) -> TokenCount | None:
     return _disjoint(prompt, cached, written, image, completed, reasoning)
 
 
-def anthropic_token_count(usage: Any) -> TokenCount | None:
-    """A `usage` object of Anthropic's Messages API; of a stream, that of `message_start` with `message_delta`'s over
-    it."""
-    if not isinstance(usage, Mapping):
-        return None
-    fresh, output = _count(usage, "input_tokens", None), _count(usage, "output_tokens", None)
-    written, cached = _count(usage, "cache_creation_input_tokens", 0), _count(usage, "cache_read_input_tokens", 0)
-    if fresh is None or output is None or written is None or cached is None:
-        return None
-    return TokenCount(input=fresh, cached_input=cached, output=output, cache_write=written)
-
-
-def gemini_token_count(usage: Any) -> TokenCount | None:
-    """A `usageMetadata` object of Gemini's API."""
-    if not isinstance(usage, Mapping):
-        return None
-    prompt, tools = _count(usage, "promptTokenCount", None), _count(usage, "toolUsePromptTokenCount", 0)
-    cached, answered = _count(usage, "cachedContentTokenCount", 0), _count(usage, "candidatesTokenCount", 0)
-    thoughts = _count(usage, "thoughtsTokenCount", 0)
-    image, cached_image = _of_images(usage, "promptTokensDetails"), _of_images(usage, "cacheTokensDetails")
-    if prompt is None or tools is None or cached is None or answered is None or thoughts is None:
-        return None
-    if image is None or cached_image is None or cached_image > image:
-        return None
-    return _disjoint(prompt + tools, cached, 0, image - cached_image, answered + thoughts, thoughts)
-
-
 def _disjoint(prompt: int, cached: int, written: int, image: int, completed: int, reasoning: int) -> TokenCount | None:
     fresh = prompt - cached - written
     if fresh < 0 or reasoning > completed:
@@ -93,18 +60,6 @@ def _disjoint(prompt: int, cached: int, written: int, image: int, completed: int
         cache_write=written,
         image=image,
     )
-
-
-def _of_images(usage: Mapping[str, Any], field: str) -> int | None:
-    details = usage.get(field) or []
-    if not isinstance(details, list):
-        return None
-    counts = [
-        _count(entry, "tokenCount", 0)
-        for entry in details
-        if isinstance(entry, Mapping) and entry.get("modality") == "IMAGE"
-    ]
-    return sum(count or 0 for count in counts)
 
 
 def _first(*counts: int | None) -> int | None:
