@@ -7,6 +7,7 @@ from slipway_tools.sandbox.program import Outcome
 
 _CPU_SIGNALS = (128 + 24, 128 + 9)
 _FILE_SIZE_SIGNAL = 128 + 25
+_FEW_NAMES = 8  # an open file that was removed gives its name back when its process ends
 
 
 def read(outcome: Outcome, limits: Limits, seconds: float) -> tuple[ToolFailure | None, str]:
@@ -34,7 +35,9 @@ def _ending(outcome: Outcome, limits: Limits, seconds: float) -> ToolFailure | N
         return ToolFailure("OUTPUT_TOO_LARGE", message, limit="output")
     if outcome.ended == "setup":
         message = f"The files do not fit into {limits.workspace} bytes and {limits.inodes} names."
-        return ToolFailure("WORKSPACE_FULL", message, limit="disk" if outcome.free_names != 0 else "inodes")
+        return ToolFailure(
+            "WORKSPACE_FULL", message, limit="inodes" if 0 <= outcome.free_names < _FEW_NAMES else "disk"
+        )
     if outcome.ended == "lost" and not outcome.out_of_memory:
         return ToolFailure("KILLED", "The sandbox was killed from outside.", retryable=True)
     if outcome.exit_status == 0 and outcome.ended == "exited":
@@ -66,7 +69,7 @@ def _limit_reached(outcome: Outcome, limits: Limits, seconds: float) -> ToolFail
     if "Too many open files" in last:
         message = f"The program opened more than {limits.open_files} files: {last}"
         return ToolFailure("TOO_MANY_OPEN_FILES", _sentence(message), limit="descriptors")
-    if outcome.free_names == 0:
+    if 0 <= outcome.free_names < _FEW_NAMES:
         message = f"The program made more than {limits.inodes} files: {last}"
         return ToolFailure("TOO_MANY_FILES", _sentence(message), limit="inodes")
     if outcome.free_bytes == 0 or "No space left on device" in last:

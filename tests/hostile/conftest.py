@@ -1,0 +1,104 @@
+"""The services under attack, one per adapter of the sandbox, and the host that is watched."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Test folders are no packages here: the tests' own modules are found beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hostile_testing import host, service
+from hostile_testing.host import Canaries, Watch
+from hostile_testing.service import Client, Files, Service
+
+Start = Callable[..., Service]
+
+
+def runsc() -> str | None:
+    """gVisor where it is installed: `make servers` puts it among Go's binaries."""
+    found = shutil.which("runsc")
+    built = Path.home() / "go/bin/runsc"
+    return found or (str(built) if os.access(built, os.X_OK) else None)
+
+
+@pytest.fixture(scope="session")
+def policies() -> Path:
+    return Path(__file__).parents[2] / "k8s/policies"
+
+
+@pytest.fixture(scope="session")
+def memory() -> Iterator[Files]:
+    with service.files() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def canaries() -> Iterator[Canaries]:
+    with host.planted() as planted:
+        yield planted
+
+
+@pytest.fixture(scope="session")
+def facts(canaries: Canaries) -> str:
+    """What programs are told of the host."""
+    return json.dumps(canaries.facts)
+
+
+@pytest.fixture(scope="session", params=["nsjail", "runsc"])
+def sandbox(request: pytest.FixtureRequest) -> str:
+    """The adapter, as the setting names it: a test that takes it runs against every one."""
+    if request.param == "nsjail":
+        return "nsjail"
+    binary = runsc()
+    if binary is None or os.geteuid() != 0:
+        pytest.skip("gVisor's runsc is not installed, or this is not root")
+    return f"runsc:{binary}"
+
+
+@pytest.fixture(scope="session")
+def start(
+    sandbox: str,
+    new_database: Callable[[], str],
+    valkey_url: str,
+    memory: Files,
+    signing: Any,
+    policies: Path,
+) -> Iterator[Start]:
+    """Starts services of the adapter; further settings by name."""
+    state = Path(tempfile.mkdtemp(prefix="hostile-state-", dir="/tmp"))
+    state.chmod(0o755)
+    started: list[Service] = []
+
+    def begin(**settings: str) -> Service:
+        database = settings.pop("DATABASE_URL", "") or new_database()
+        started.append(service.start(sandbox, database, valkey_url, memory, signing, policies, state, **settings))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        if one.process.poll() is None:
+            one.stop()
+    shutil.rmtree(state)
+
+
+@pytest.fixture(scope="session")
+def attacked(start: Start) -> Service:
+    """The service that all programs run in, without sandboxes started ahead: what is there belongs to a call."""
+    return start()
+
+
+@pytest.fixture
+def watch(attacked: Service, canaries: Canaries) -> Watch:
+    return Watch(canaries, attacked.pid, (canaries.folder, attacked.state))
+
+
+@pytest.fixture
+def alice(attacked: Service, signing: Any) -> Client:
+    return Client(attacked.target, signing.token())

@@ -1,0 +1,1 @@
+"""What the hostile suite needs: the service under attack, the host that is watched, the programs."""
