@@ -113,7 +113,10 @@ def test_a_daemon_that_is_left_is_seen(tmp_path: Path) -> None:
 
 
 def test_memory_that_is_taken_is_seen() -> None:
-    code = "block = bytearray(90 << 20)\nfor at in range(0, len(block), 4096): block[at] = 1\nprint('full', flush=True); input()"
+    code = (
+        "block = bytearray(90 << 20)\nfor at in range(0, len(block), 4096): block[at] = 1\n"
+        "print('full', flush=True); input()"
+    )
     with MemoryMeter(os.getpid()) as meter:
         taker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert taker.stdout
