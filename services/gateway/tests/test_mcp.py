@@ -138,6 +138,18 @@ async def test_a_tool_is_called_with_the_caller_s_own_token_and_its_output_comes
     assert not call.request.HasField("approval")
 
 
+async def test_what_another_mcp_server_answered_is_handed_on_block_by_block(connect: Any, services: Any) -> None:
+    picture = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
+    services.on("InvokeTool", answers({"text": "hi", "content": [{"type": "text", "text": "hi"}, picture]}))
+    async with connect() as client:
+        result = await client.call_tool("crm.find", {})
+        services.on("InvokeTool", answers({"text": "hi", "content": [{"type": "unknown"}]}))
+        other = await client.call_tool("crm.find", {})
+    assert [block.type for block in result.content] == ["text", "image"]
+    assert result.content[0].text == "hi"
+    assert other.structured_content == {"text": "hi", "content": [{"type": "unknown"}]}
+
+
 async def test_a_client_may_say_that_its_arguments_are_tainted(connect: Any, services: Any) -> None:
     services.on("InvokeTool", answers(None))
     async with connect() as client:

@@ -74,7 +74,7 @@ async def test_a_new_server_s_tools_can_t_be_called_before_somebody_else_approve
     assert (approved.untrusted_output, approved.egress) == (True, True)
     assert approved.side_effect == pb.SIDE_EFFECT_WRITE
     answer = await desk.invoke()
-    assert json.loads(answer.output_json) == {"content": [{"type": "text", "text": "open"}]}
+    assert json.loads(answer.output_json) == {"text": "open", "content": [{"type": "text", "text": "open"}]}
     assert answer.output_tainted
     assert desk.poison.calls[-1]["arguments"] == {"order": "A-1"}
     [tool] = (await desk.listing()).tools

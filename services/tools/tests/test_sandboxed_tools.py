@@ -201,7 +201,7 @@ async def test_a_server_that_is_a_program_runs_in_the_sandbox_in_either_revision
     server = unique("local")
     assert await connect(alice, bob, server, program(modern=modern)) == version
     answer = await alice.invoke(f"{server}.shout", {"word": "hi"})
-    assert json.loads(answer.output_json) == {"content": [{"type": "text", "text": "HI"}]}
+    assert json.loads(answer.output_json) == {"text": "HI", "content": [{"type": "text", "text": "HI"}]}
     assert answer.output_tainted
 
 

@@ -1,6 +1,7 @@
 """From what an MCP server answered to a tool's result: checked for size and type, and marked as from outside.
 
-Structured content is the output as it is. Without it the output is `{"content": […]}` with the blocks that were sent.
+Structured content is the output as it is. Without it the output is `{"text": …, "content": […]}`: the blocks that were
+sent, and the texts among them, a line each.
 Nothing in a result is followed: links are not fetched, instructions are text.
 """
 
@@ -33,13 +34,13 @@ def read(declaration: Declaration, reply: Reply) -> ToolResult:
     blocks = _blocks(reply.result.get("content"))
     if blocks is None:
         return failed("INVALID_RESULT", "The MCP server's result has no content that can be read.")
+    texts = "\n".join(block["text"] for block in blocks if block["type"] == "text")
     if reply.result.get("isError"):
-        text = " ".join(block["text"] for block in blocks if block["type"] == "text")
-        return failed("TOOL_ERROR", f"The tool answered with an error: {text[:_MESSAGE_LIMIT]!r}")
+        return failed("TOOL_ERROR", f"The tool answered with an error: {texts[:_MESSAGE_LIMIT]!r}")
     structured = reply.result.get("structuredContent")
     if structured is None and declaration.output_schema is not None:
         return failed("INVALID_RESULT", "The MCP server's result has no structured content, which its schema promises.")
-    output: Any = structured if structured is not None else {"content": blocks}
+    output: Any = structured if structured is not None else {"text": texts, "content": blocks}
     try:
         text = jsontext.compact(jsontext.parse(jsontext.compact(output), field="output", limit=RESULT_LIMIT))
     except InvalidJson as error:

@@ -1,15 +1,18 @@
 """Results of MCP calls, and how errors of the services are told to an MCP client."""
 
+import contextlib
 import json
 from typing import Any, Final
 
 import mcp_types as types
 from mcp import MCPError
+from pydantic import TypeAdapter, ValidationError
 from slipway_chassis.errors import ErrorKind, SlipwayError
 from slipway_chassis.telemetry import current_trace_id
 
 TAINTED: Final = "dev.slipway/tainted"
 RECORD: Final = "dev.slipway/record"
+_BLOCKS: TypeAdapter[list[types.ContentBlock]] = TypeAdapter(list[types.ContentBlock])
 
 # What the client itself got wrong, or what waiting helps against: errors of the protocol, not results of a tool.
 _CODES = {
@@ -44,15 +47,23 @@ def refusal(error: SlipwayError) -> types.CallToolResult:
     return types.CallToolResult(content=[text("\n".join(lines))], is_error=True)
 
 
+def _blocks_of(output: Any) -> list[types.ContentBlock]:
+    """The output as blocks: those of another MCP server's tool as they came, any other output as JSON text."""
+    if isinstance(output, dict) and output.keys() == {"text", "content"}:
+        with contextlib.suppress(ValidationError):
+            return _BLOCKS.validate_python(output["content"])
+    return [text(json.dumps(output, ensure_ascii=False))]
+
+
 def text(content: str) -> types.TextContent:
     """A block of text."""
     return types.TextContent(type="text", text=content)
 
 
 def answer(output: Any, *, notes: list[str] | None = None, meta: dict[str, Any] | None = None) -> types.CallToolResult:
-    """A result: the output as JSON text, and as structured content where it is an object, as all revisions allow."""
-    blocks = [text(json.dumps(output, ensure_ascii=False)), *(text(note) for note in notes or [])]
-    result = types.CallToolResult(content=list(blocks), _meta=meta or None)
+    """A result: the output as blocks, and as structured content where it is an object, as all revisions allow."""
+    blocks = [*_blocks_of(output), *(text(note) for note in notes or [])]
+    result = types.CallToolResult(content=blocks, _meta=meta or None)
     if isinstance(output, dict):
         result.structured_content = output
     return result

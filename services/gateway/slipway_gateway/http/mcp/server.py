@@ -1,5 +1,6 @@
 """What the MCP server answers: a list of tools from three services, and calls of each."""
 
+from importlib.metadata import version
 from typing import Any
 
 import mcp_types as types
@@ -30,6 +31,7 @@ class McpTools:
         """The server; one serves all requests."""
         return Server(
             "slipway",
+            version=version("slipway-gateway"),
             instructions=_INSTRUCTIONS,
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,

@@ -59,4 +59,5 @@ async def call(calls: Calls, name: str, arguments: dict[str, Any], meta: Any) ->
         error = result.error
         told = [results.text(f"{error.code}: {error.message}"), *(results.text(note) for note in notes)]
         return types.CallToolResult(content=list(told), is_error=True, _meta=marks)
-    return results.answer(json.loads(result.output_json) if result.output_json else None, notes=notes, meta=marks)
+    output = json.loads(result.output_json) if result.output_json else None
+    return results.answer(output, notes=notes, meta=marks)
