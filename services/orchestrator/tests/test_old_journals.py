@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slipway_orchestrator.core.events import Event, RunSucceeded, decode
+from slipway_orchestrator.core.actions import Action, Append, Begin, Park, Perform
+from slipway_orchestrator.core.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Event,
+    RunSucceeded,
+    StepSkipped,
+    StepStarted,
+    decode,
+    version_of,
+)
 from slipway_orchestrator.core.state import RunState, fold
+from slipway_orchestrator.core.workflow.decider import Workflow
 from slipway_orchestrator.registry import stored_definition
 
 JOURNALS = sorted((Path(__file__).parent / "journals").glob("*.json"))
@@ -70,3 +81,52 @@ def test_an_old_journal_folds_to_what_the_run_came_to(file: Path) -> None:
 def test_an_old_definition_is_read(file: Path) -> None:
     definition = stored_definition(json.dumps(read(file)["definition"]))
     assert definition.steps
+
+
+UNFINISHED: dict[str, tuple[type[Action], str]] = {
+    "parked-at-a-gate": (Park, "pay"),
+    "died-after-intent": (Perform, "amount"),
+    "parked-in-doubt": (Park, "a"),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_a_run_that_an_old_worker_left_goes_on_where_it_was(name: str) -> None:
+    journal = read(Path(__file__).parent / "journals" / f"{name}.json")
+    definition, rows = stored_definition(json.dumps(journal["definition"])), events(journal)
+    (action,) = Workflow(definition).decide(fold(rows), rows[-1][0])
+    kind, key = UNFINISHED[name]
+    assert isinstance(action, kind)
+    if isinstance(action, Park):
+        assert action.waiting.state == "WAITING_APPROVAL"
+        asked = next(event for _, event in reversed(rows) if isinstance(event, ApprovalRequested))
+        assert (asked.step_id, action.waiting.until) == (key, asked.expire_time)
+        decided = ApprovalDecided(key, asked.approval_id, "approve", asked.arguments_digest, "bob")
+        (then,) = Workflow(definition).decide(fold([*rows, (rows[-1][0], decided)]), rows[-1][0])
+        assert isinstance(then, Append)
+        (intent,) = then.events
+        assert isinstance(intent, StepStarted)
+        assert intent.input == {"tool": asked.tool, "arguments": asked.arguments}
+        # The same effect: an approval of what is in doubt does it again under the same key.
+        assert intent.occurrence == 1
+    else:
+        assert isinstance(action, Perform)
+        assert (action.at.key, action.attempt, action.occurrence) == (key, 1, 1)
+
+
+@pytest.mark.parametrize("file", JOURNALS, ids=lambda file: file.stem)
+def test_each_step_of_an_old_run_would_be_decided_the_same_today(file: Path) -> None:
+    """What release 1 began, and in which order, is what is begun now."""
+    journal = read(file)
+    workflow, rows = Workflow(stored_definition(json.dumps(journal["definition"]))), events(journal)
+    state = RunState()
+    for position, (time, event) in enumerate(rows):
+        if isinstance(event, StepSkipped) or (isinstance(event, StepStarted) and event.step_id not in state.steps):
+            (action,) = workflow.decide(state, rows[position - 1][0])
+            assert isinstance(action, Begin)
+            assert action.at.key == event.step_id
+        fold([(time, event)], state)
+
+
+def test_what_release_1_wrote_stays_readable_for_release_1() -> None:
+    assert {version_of(event) for file in JOURNALS for _, event in events(read(file))} == {1}

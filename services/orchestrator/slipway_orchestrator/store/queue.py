@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-from slipway_chassis.postgres import transaction
+from slipway_chassis.postgres import connection
 
 from slipway_orchestrator.core.events import SCHEMA_VERSION
 from slipway_orchestrator.store.journal import Head
@@ -22,6 +22,13 @@ UPDATE run SET state = 'QUEUED' WHERE run_id IN (
     SELECT run_id FROM run WHERE state <> 'QUEUED' AND wake_at <= now()
     ORDER BY wake_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING run_id, tenant, worker_pool, lease_owner
+"""
+_REQUEUE_TOLD = """
+UPDATE run SET state = 'QUEUED', wake_at = now() WHERE run_id IN (
+    SELECT run_id FROM run WHERE run_id IN (SELECT run_id FROM run_inbox)
+        AND state NOT IN ('QUEUED', 'RUNNING') AND end_time IS NULL
+    LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
+RETURNING run_id, tenant, worker_pool
 """
 _NEXT_WAKE = """
 SELECT extract(epoch FROM least(
@@ -69,7 +76,8 @@ class RunQueue:
 
     async def claim(self, most: int) -> list[Lease]:
         """Lease up to so many due runs of the worker's pool: fair between tenants, then by priority, then by time."""
-        async with transaction(self._pool) as conn:
+        # No transaction around it: who claims has the runs at once, and reads them afterwards.
+        async with connection(self._pool) as conn:
             found = await conn.fetch(
                 _CLAIM,
                 self._owner,
@@ -99,7 +107,7 @@ class RunQueue:
 
     async def look(self, run_id: str) -> Waiting | None:
         """Who is to look at a run that somebody was woken for; None when nobody is."""
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:
             row = await conn.fetchrow(
                 "SELECT state, worker_pool FROM run WHERE run_id = $1 AND wake_at IS NOT NULL"
                 " AND (state <> 'QUEUED' OR wake_at <= now())",
@@ -108,19 +116,21 @@ class RunQueue:
         return None if row is None else Waiting(row["worker_pool"], row["state"] == "RUNNING")
 
     async def requeue_due(self, limit: int) -> list[tuple[str, str, str]]:
-        """Queue runs whose wait or lease is over: run, tenant, worker pool."""
-        async with transaction(self._pool) as conn:
+        """Queue runs whose wait or lease is over, and parked ones that were told something by a worker that died before
+        it made them due: run, tenant, worker pool."""
+        async with connection(self._pool) as conn:
             rows = await conn.fetch(_REQUEUE, limit)
+            rows += await conn.fetch(_REQUEUE_TOLD, limit)
         return [(row["run_id"], row["tenant"], row["worker_pool"]) for row in rows]
 
     async def next_wake(self) -> float | None:
         """Seconds until the next run is due that is not due yet; None when there is none."""
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:
             return await conn.fetchval(_NEXT_WAKE)
 
     async def count(self) -> tuple[dict[str, int], dict[str, int]]:
         """Runs that have not ended by state, and those that a worker could take now by worker pool."""
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:
             states = {row["state"]: row["count"] for row in await conn.fetch(_COUNT)}
             claimable = {row["worker_pool"]: row["count"] for row in await conn.fetch(_CLAIMABLE)}
         return states, claimable

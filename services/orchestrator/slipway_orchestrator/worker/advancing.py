@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from slipway_chassis.logs import get_logger
 
-from slipway_orchestrator.core.actions import Action, Decider, Ended, Park, Perform
+from slipway_orchestrator.core.actions import Decider, Park, Perform
 from slipway_orchestrator.core.definition import Definition
 from slipway_orchestrator.core.events import RunFailed, RunPaused, RunRecovered
 from slipway_orchestrator.core.loop.decider import decider_of
@@ -25,6 +25,8 @@ from slipway_orchestrator.worker.performing import came_to
 _log = get_logger(__name__)
 _STUCK = 20
 """Leases without a commit after which a run is given up: whatever stops it stops every worker."""
+_GATHER = 4
+"""Decisions that lead to something at once before it is committed: a result goes together with the next intent."""
 
 
 class Advance:
@@ -40,6 +42,8 @@ class Advance:
         self._keeper = Keeper(tools.leases, lease, lambda: self._held.flights.bound, nudge.set)
         self._taken: set[int] = set()
         """Inbox items that are answered."""
+        self._moves = 0
+        """Decisions in a row that led to something at once."""
 
     async def run(self) -> None:
         """Until the run parks or ends. Raises LeaseLost, or Unavailable when nobody knows what was committed."""
@@ -102,7 +106,7 @@ class Advance:
         self._take_outcomes()
         await held.look_at_tree()
         actions = decider.decide(held.state, self._lease.now(), held.tree)
-        if not self._only_waits(actions):
+        if self._moves >= _GATHER:
             committer.go_on(held.state)
         done = await acting.act(actions)
         if done.ended:
@@ -110,6 +114,7 @@ class Advance:
             self._count_end()
             return True
         if done.moved:
+            self._moves += 1
             self._keeper.progress()
             if committer.full:
                 await committer.idle()
@@ -118,12 +123,10 @@ class Advance:
         if done.park is not None and not held.flights and not any(isinstance(action, Perform) for action in actions):
             await self._park(done.park)
             return True
+        self._moves = 0
+        committer.go_on(held.state)
         await self._wait(done.park)
         return False
-
-    def _only_waits(self, actions: tuple[Action, ...]) -> bool:
-        """Nothing but waiting is left: what is not committed yet is committed as the run parks."""
-        return not self._held.flights and all(isinstance(action, Park | Ended) for action in actions)
 
     async def _park(self, park: Park) -> None:
         if self._held.state.waiting != park.waiting:

@@ -160,15 +160,14 @@ class Children:
             session_id="",
         )
         place = Place(root_run_id=root, parent_run_id=run.run_id, parent_step=at.key, depth=parent.depth + 1)
-        # Only workers that tell parents of their children's ends may take it.
         return NewChild(
-            identity,
-            started,
-            place,
-            definition.scheduling.worker_pool,
-            SCHEMA_VERSION,
-            lease.now(),
-            definition.scheduling.concurrency,
+            identity=identity,
+            started=started,
+            place=place,
+            worker_pool=definition.scheduling.worker_pool,
+            journal_version=SCHEMA_VERSION,  # only workers that tell parents of their children's ends may take it
+            time=lease.now(),
+            agent_concurrency=definition.scheduling.concurrency,
         )
 
 
