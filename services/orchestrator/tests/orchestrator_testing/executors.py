@@ -58,6 +58,7 @@ class World:
     """How often each effect was asked for, by key."""
     epochs: dict[str, int] = field(default_factory=dict)
     answers: dict[tuple[str, int], Any] = field(default_factory=dict)
+    under_way: dict[tuple[str, int], "asyncio.Task[Any]"] = field(default_factory=dict)
     callers: list[Any] = field(default_factory=list)
     proofs: dict[str, tools_pb2.ApprovalProof] = field(default_factory=dict)
     chats: list[router_pb2.ChatRequest] = field(default_factory=list)
@@ -81,11 +82,23 @@ class World:
             raise StaleEpoch("an older epoch")
         self.epochs[effect.key] = effect.epoch
         known = self.answers.get((effect.key, effect.attempt)) or self.answers.get((effect.key, 0))
-        if known is None:
-            self.effects[effect.key] += 1
+        if known is not None:
+            return known
+        # Like a real one, it ends what it has begun although whoever asked is gone, and is asked only once at a time.
+        under_way = self.under_way.get((effect.key, effect.attempt))
+        if under_way is None:
+            under_way = asyncio.create_task(self._do(effect, act))
+            self.under_way[(effect.key, effect.attempt)] = under_way
+        return await asyncio.shield(under_way)
+
+    async def _do(self, effect: effects_pb2.EffectKey, act: Callable[[], Awaitable[Any]]) -> Any:
+        self.effects[effect.key] += 1
+        try:
             known = await act()
-            failed = isinstance(known, tools_pb2.InvokeToolResponse) and known.HasField("error")
-            self.answers[(effect.key, effect.attempt if failed else 0)] = known
+        finally:
+            del self.under_way[(effect.key, effect.attempt)]
+        failed = isinstance(known, tools_pb2.InvokeToolResponse) and known.HasField("error")
+        self.answers[(effect.key, effect.attempt if failed else 0)] = known
         return known
 
 
@@ -239,7 +252,9 @@ class Identity(identity_pb2_grpc.IdentityServiceServicer):
         subject, tenant, agent = request.schedule_grant.split("/")
         assert agent == request.agent
         token = self.signing.token(subject, tenant, ["developer", "operator"])
-        return identity_pb2.IssueScheduledRunGrantResponse(run_grant=request.schedule_grant, token=token)
+        return identity_pb2.IssueScheduledRunGrantResponse(
+            run_grant=request.schedule_grant, token=token, schedule_grant=request.schedule_grant
+        )
 
 
 def _soon() -> Timestamp:
