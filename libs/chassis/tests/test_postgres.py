@@ -46,6 +46,7 @@ async def test_migrations_run_once_in_order_also_when_processes_start_together(
             "0002_second.sql",
             "chassis/inbox_0001.sql",
             "chassis/outbox_0001.sql",
+            "chassis/outbox_0002.sql",
         ]
         await pool.execute("INSERT INTO item (id, price) VALUES (1, 2)")
         (package / "0003_third.sql").write_text("ALTER TABLE item ADD colour text;")
