@@ -93,6 +93,7 @@ async def start(server: PostgresServer, bus_url: str) -> None:
 async def decision(server: PostgresServer, bus_url: str) -> None:
     """An approval is decided, and the next step begins."""
     async with ours.running(server.create_database(), bus_url, workers=_WORKERS, concurrency=8) as stack:
+        await ours.promote_gated(stack)
         taken = await ours.decision_seconds(stack, 200)
     figure("approval decided to next step, p50, at most", 1000 * ours.quantile(taken, 0.5), "ms", 30)
     figure("approval decided to next step, p99, at most", 1000 * ours.quantile(taken, 0.99), "ms", 150)
@@ -107,7 +108,8 @@ async def long(server: PostgresServer, bus_url: str) -> None:
 
 async def many_parked(server: PostgresServer, bus_url: str) -> None:
     """100,000 runs that wait for approval."""
-    async with ours.running(server.create_database(), bus_url, workers=1, concurrency=8) as stack:
+    often = {"SLIPWAY_ORCHESTRATOR_SWEEP_SECONDS": "1"}
+    async with ours.running(server.create_database(), bus_url, workers=1, concurrency=8, **often) as stack:
         found = await parked.measure(stack, 100_000)
     figure("a sweep over 100,000 parked runs, at most", found.sweep_ms, "ms", 50)
     figure("a worker's memory with 100,000 parked runs, grown by, at most", found.grown_mib, "MiB", 2)

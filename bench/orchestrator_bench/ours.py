@@ -26,8 +26,10 @@ _UNENDED = "SELECT count(*) AS n FROM run WHERE state IN ('QUEUED', 'RUNNING')"
 
 
 @asynccontextmanager
-async def running(database_url: str, bus_url: str, *, workers: int, concurrency: int) -> AsyncIterator[Stack]:
-    """An api process and workers."""
+async def running(
+    database_url: str, bus_url: str, *, workers: int, concurrency: int, **more: str
+) -> AsyncIterator[Stack]:
+    """An api process and workers. `more`: further settings."""
     with tempfile.TemporaryDirectory() as folder:
         signing = SigningAuthority(Path(folder))
         server, target = await executors.serve(executors.World(), signing)
@@ -38,6 +40,7 @@ async def running(database_url: str, bus_url: str, *, workers: int, concurrency:
             jwks=signing.jwks_file,
             policy_dir=_ROOT / "k8s" / "policies",
             SLIPWAY_ORCHESTRATOR_CONCURRENCY=str(concurrency),
+            **more,
         )
         stack = Stack(settings, signing, database_url)
         try:
@@ -93,10 +96,14 @@ async def start_seconds(stack: Stack, agent: str, count: int) -> list[float]:
     return seconds
 
 
-async def decision_seconds(stack: Stack, count: int) -> list[float]:
-    """Seconds from a decision's commit to the start of the step behind the gate, one after the other."""
+async def promote_gated(stack: Stack) -> None:
+    """The agent `gated`: an approval, and a step behind it."""
     steps = "    - {id: gate, approval: {approvers: ['role:refund-approver'], show: 1}}\n    - {id: after, set: 1}"
     await stack.promote(workflow(steps, "{}", name="gated", limits=_LIMITS), name="gated")
+
+
+async def decision_seconds(stack: Stack, count: int) -> list[float]:
+    """Seconds from a decision's commit to the start of the step behind the gate, one after the other."""
     ids = [await stack.begin({}, "gated") for _ in range(count)]
     for run_id in ids:
         await stack.decide(await stack.pending(run_id), "approve")
@@ -113,7 +120,9 @@ async def decision_seconds(stack: Stack, count: int) -> list[float]:
 
 async def long_run(stack: Stack, steps: int) -> tuple[float, float]:
     """A tenth of the steps at the end of a long run against a tenth at its start, in time; and its steps per second."""
-    lines = "    - {id: each, map: {items: '${input.items}', concurrency: 1, steps: [{id: one, set: '${item}'}]}}"
+    lines = (
+        "    - {id: each, map: {over: '${input.items}', as: item, concurrency: 1, steps: [{id: one, set: '${item}'}]}}"
+    )
     definition = workflow(
         lines, "{}", name="long", limits=_LIMITS.replace("1000", "10000", 1), properties="{items: {type: array}}"
     )

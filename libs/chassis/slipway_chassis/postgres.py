@@ -121,6 +121,17 @@ def domain_errors() -> Generator[None]:
         raise known from error
 
 
+@asynccontextmanager
+async def connection(pool: asyncpg.Pool) -> AsyncGenerator[Any]:
+    """A connection for a block of queries, each a transaction by itself: half the round trips of `transaction`.
+
+    Raises StoreUnavailable if the database is away, WriteConflict if a concurrent transaction won.
+    """
+    with domain_errors():
+        async with pool.acquire(timeout=10) as acquired:
+            yield acquired
+
+
 # Callbacks of the open transactions, by id of the connection; see `after_commit`.
 _after_commit: dict[int, list[Callable[[], None]]] = {}
 

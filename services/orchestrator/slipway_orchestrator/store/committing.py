@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 from slipway_chassis.errors import SlipwayError, Unavailable
 from slipway_chassis.outbox import Outbox
-from slipway_chassis.postgres import domain_errors
+from slipway_chassis.postgres import connection
 
 from slipway_orchestrator.runs import TERMINAL_STATES
 from slipway_orchestrator.store.journal import Written
@@ -94,10 +94,9 @@ class Committer:
         if waiting.error is not None:
             raise waiting.error
         if waiting.alone:
-            with domain_errors():
-                async with self._pool.acquire(timeout=10) as conn:
-                    asked = await self.write(conn, commit)
-                    await self._outbox.committed(conn)
+            async with connection(self._pool) as conn:
+                asked = await self.write(conn, commit)
+                await self._outbox.committed(conn)
             return asked
         return bool(waiting.asked)
 
@@ -111,11 +110,10 @@ class Committer:
     async def _write_together(self) -> None:
         batch = self._take()
         try:
-            with domain_errors():
-                async with self._pool.acquire(timeout=10) as conn:
-                    columns = _columns([waiting.commit for waiting in batch])
-                    rows = await conn.fetch(_COMMIT, self._owner, self._seconds, False, *columns)
-                    await self._outbox.committed(conn)
+            columns = _columns([waiting.commit for waiting in batch])
+            async with connection(self._pool) as conn:
+                rows = await conn.fetch(_COMMIT, self._owner, self._seconds, False, *columns)
+                await self._outbox.committed(conn)
         except Unavailable as error:
             for waiting in batch:
                 waiting.error = error

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyDecision
-from slipway_chassis.postgres import domain_errors, transaction
+from slipway_chassis.postgres import connection, domain_errors, transaction
 
 from slipway_orchestrator.core.actions import Tree
 from slipway_orchestrator.core.definition import Limits
@@ -127,12 +127,12 @@ class Leases:
 
     async def read(self, lease: Lease) -> list[tuple[datetime, Event]]:
         """The run's journal."""
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             return await self._journal.read_all(conn, lease.run)
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:
         """What others want of the run, in order."""
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             rows = await conn.fetch(
                 "SELECT id, kind, body FROM run_inbox WHERE run_id = $1 ORDER BY id", lease.run.run_id
             )
@@ -240,7 +240,7 @@ class Leases:
 
     async def renew(self, lease: Lease) -> bool:
         """Keep the run for another lease. True: the inbox has something. Raises LeaseLost or Unavailable."""
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:
             row = await conn.fetchrow(_RENEW, lease.run.run_id, lease.epoch, self._owner, self.seconds)
         if row is None:
             raise LeaseLost
@@ -248,5 +248,5 @@ class Leases:
 
     async def let_go(self, lease: Lease) -> None:
         """Give the run back at once, for any worker to go on from its journal. No error when it was lost."""
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:
             await conn.execute(_LET_GO, lease.run.run_id, lease.epoch, self._owner)

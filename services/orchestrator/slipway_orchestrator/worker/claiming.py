@@ -16,7 +16,8 @@ from slipway_chassis.ids import new_id
 from slipway_chassis.logs import get_logger
 from slipway_chassis.telemetry import extract, span
 
-from slipway_orchestrator.store.leases import Lease, LeaseLost, Leases
+from slipway_orchestrator.store.committing import LeaseLost
+from slipway_orchestrator.store.leases import Lease, Leases
 from slipway_orchestrator.store.queue import RunQueue
 from slipway_orchestrator.store.runs import WAKE_UP
 from slipway_orchestrator.worker.advancing import Advance
