@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
-from slipway_chassis.errors import Unavailable
+from slipway_chassis.errors import Aborted, Unavailable
 from slipway_chassis.evidence import Evidence, SealedEvent
 from slipway_chassis.logs import get_logger
 from slipway_chassis.telemetry import current_trace_id
@@ -177,7 +177,8 @@ class Books:
         while True:
             try:
                 return await self._store.reserve(reservations)
-            except Unavailable:
+            except (Unavailable, Aborted):
+                # Away, or lost against a concurrent change of a budget.
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(0.2)
@@ -188,7 +189,7 @@ class Books:
         while True:
             try:
                 return await self._store.settle(accounts)
-            except Unavailable as error:
+            except (Unavailable, Aborted) as error:
                 if time.monotonic() > give_up:
                     _log.error("books.accounts_dropped", calls=len(accounts), cause=type(error.__cause__).__name__)
                     raise

@@ -134,8 +134,10 @@ async def _read(connection: Any, tenant: str, name: str) -> Budget:
 
 
 async def _remove(connection: Any, key: int) -> None:
-    # Reservations that name the counters find none: nothing is left to be counted.
+    # Reservations that name the counters find none: nothing is left to be counted. Locked in the order in which calls
+    # lock them.
     await connection.execute("DELETE FROM budget WHERE budget_key = $1", key)
+    await connection.execute("SELECT FROM budget_counter WHERE budget_key = $1 ORDER BY counter_id FOR UPDATE", key)
     await connection.execute("DELETE FROM budget_counter WHERE budget_key = $1", key)
 
 
