@@ -62,6 +62,15 @@ class RunGrant:
     """Who made the API key that the subject is."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduledGrants:
+    """What a schedule's grant is traded for."""
+
+    run_grant: str
+    schedule_grant: str
+    token: IssuedToken
+
+
 class Revocations(Protocol):
     """Where revocations are kept."""
 
@@ -106,8 +115,11 @@ class RunGrants:
 
     def sign_schedule(self, principal: Principal, agent: str) -> str:
         """A grant for the runs that a schedule of `agent` starts in the principal's name."""
-        claims: dict[str, object] = {"sub": principal.subject, "tenant": principal.tenant, "agent": agent}
-        return self._sign(claims | ({"owner": principal.owner} if principal.owner else {}), SCHEDULE_GRANT_TYPE)
+        return self._sign_schedule(principal.tenant, principal.subject, principal.owner, agent, new_id("grt"))
+
+    def _sign_schedule(self, tenant: str, subject: str, owner: str, agent: str, grant_id: str) -> str:
+        claims: dict[str, object] = {"sub": subject, "tenant": tenant, "agent": agent, "jti": grant_id}
+        return self._sign(claims | ({"owner": owner} if owner else {}), SCHEDULE_GRANT_TYPE)
 
     def _sign_run(self, tenant: str, subject: str, roles: Iterable[str], agent: str, start: float) -> str:
         claims = {
@@ -115,6 +127,7 @@ class RunGrants:
             "tenant": tenant,
             "roles": sorted(roles),
             "agent": agent,
+            "jti": new_id("grt"),
             "nbf": int(self._clock()),
             "exp": int(start) + self._lifetime,
         }
@@ -122,7 +135,7 @@ class RunGrants:
 
     def _sign(self, claims: Mapping[str, object], kind: str) -> str:
         key = self._keys.signing_key()
-        common = {"iss": ISSUER, "aud": AUDIENCE, "jti": new_id("grt"), "iat": int(self._clock())}
+        common = {"iss": ISSUER, "aud": AUDIENCE, "iat": int(self._clock())}
         return jwt.encode(
             {**claims, **common}, key.private, algorithm="EdDSA", headers={"kid": key.key_id, "typ": kind}
         )
@@ -145,9 +158,10 @@ class RunGrants:
             run_id=run_id,
         )
 
-    async def issue_scheduled(self, signed: str, *, agent: str) -> tuple[str, IssuedToken]:
+    async def issue_scheduled(self, signed: str, *, agent: str) -> "ScheduledGrants":
         """The grant of one run that a schedule starts, and a token of its subject as it is now.
 
+        The schedule's own grant comes back signed by the key of now, with its id: keys are rotated, schedules stay.
         Raises GrantInvalid, GrantRevoked, SubjectDisabled; Unavailable when the directory is.
         """
         claims = self._verify(signed, SCHEDULE_GRANT_TYPE)
@@ -163,7 +177,11 @@ class RunGrants:
             name=subject.name,
             owner=grant.owner,
         )
-        return self._sign_run(grant.tenant, grant.subject, subject.roles, agent, self._clock()), token
+        return ScheduledGrants(
+            run_grant=self._sign_run(grant.tenant, grant.subject, subject.roles, agent, self._clock()),
+            schedule_grant=self._sign_schedule(grant.tenant, grant.subject, grant.owner, agent, grant.grant_id),
+            token=token,
+        )
 
     async def _current(self, grant: RunGrant) -> Subject:
         """The grant's subject as it is now."""

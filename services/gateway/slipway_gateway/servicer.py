@@ -86,8 +86,10 @@ class IdentityServicer(rpc.IdentityServiceServicer):
         _only_the_orchestrator()
         if not 0 < len(request.schedule_grant) <= MAX_GRANT_BYTES:
             raise InvalidArgument(f"1 to {MAX_GRANT_BYTES} bytes", field="schedule_grant")
-        grant, issued = await self._grants.issue_scheduled(request.schedule_grant, agent=request.agent)
-        return pb.IssueScheduledRunGrantResponse(run_grant=grant, token=issued.token)
+        issued = await self._grants.issue_scheduled(request.schedule_grant, agent=request.agent)
+        return pb.IssueScheduledRunGrantResponse(
+            run_grant=issued.run_grant, token=issued.token.token, schedule_grant=issued.schedule_grant
+        )
 
     async def ListUnknownPrincipals(
         self,

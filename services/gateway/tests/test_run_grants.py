@@ -312,6 +312,9 @@ async def test_a_schedules_grant_becomes_a_run_grant_of_its_owner_each_time(sche
     assert (caller.subject, caller.tenant, caller.act) == ("alice", "acme", None)
     assert caller.roles == {"developer", "operator"}
     assert first.run_grant != second.run_grant
+    # Signed anew, and as good: a schedule outlives the keys that sign for it.
+    again = await scheduled.issue(second.schedule_grant)
+    assert scheduled.identity.verifier.verify(again.token).subject == "alice"
     assert (await scheduled.identity.exchange(second.run_grant)).act == "refund-desk@3"
 
 

@@ -246,6 +246,7 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
             "announcer": announcer.run,
             "metrics": worker.measure,
             "schedules": scheduler.run,
+            "schedule-grants": scheduler.renew,
             "outbox": parts.outbox.relay,
         },
         readiness={"database": parts.database_answers},

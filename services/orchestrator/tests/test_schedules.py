@@ -189,6 +189,30 @@ async def test_a_start_that_is_refused_is_told_and_the_schedule_goes_on(stack: S
     assert failed.HasField("next_time")
 
 
+async def test_a_schedule_that_is_seldom_due_has_its_grant_renewed_or_stops(stack: Stack, world: World) -> None:
+    await stack.promote(SET)
+    await _put(stack)
+    await stack.sql("UPDATE schedule SET grant_time = now() - interval '8 days'")
+    first = await stack.worker(**QUICK)
+    async with asyncio.timeout(30):
+        while True:
+            (row,) = await stack.sql("SELECT grant_time > now() - interval '1 day' AS renewed FROM schedule")
+            if row["renewed"]:
+                break
+            await asyncio.sleep(0.05)
+    await first.stop()
+    world.disabled = True
+    await stack.sql("UPDATE schedule SET grant_time = now() - interval '8 days'")
+    await stack.worker(**QUICK)
+    async with asyncio.timeout(30):
+        while True:
+            schedule = await _get(stack)
+            if schedule.stop_reason:
+                break
+            await asyncio.sleep(0.05)
+    assert not schedule.HasField("next_time")
+
+
 async def test_a_paused_schedule_starts_nothing(stack: Stack) -> None:
     await stack.promote(SET)
     await _put(stack, "paused", paused=True)

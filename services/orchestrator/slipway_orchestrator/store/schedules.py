@@ -1,7 +1,7 @@
 """Rows of `schedule` and `schedule_firing`."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import JsonValue
@@ -18,7 +18,7 @@ INSERT INTO schedule (tenant, agent, name, cron, time_zone, labels, priority, ov
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)
 ON CONFLICT (tenant, agent, name) DO UPDATE SET cron = $4, time_zone = $5, labels = $6, priority = $7, overlap = $8,
     catch_up = $9, paused = $10, owner = $11, input = $12, schedule_grant = $13, next_time = $14, wake_at = $14,
-    queued_time = NULL, stop_reason = '', update_time = now()
+    queued_time = NULL, stop_reason = '', grant_time = now(), update_time = now()
 RETURNING xmax = 0 AS created
 """
 # The statements below are put together from constants.
@@ -153,6 +153,28 @@ class ScheduleStore:
             queued,
             wake_at,
         )
+
+    async def renew(self, conn: Any, schedule: Schedule, grant: str) -> None:
+        """Keep the schedule's grant as it was signed anew."""
+        key = schedule.key
+        sealed = await self._keys.encrypt(conn, key.tenant, schedule.owner, grant.encode())
+        await conn.execute(
+            f"UPDATE schedule SET schedule_grant = $4, grant_time = now() WHERE {_KEY}",  # noqa: S608
+            key.tenant,
+            key.agent,
+            key.name,
+            sealed,
+        )
+
+    async def with_old_grants(self, conn: Any, older_than: timedelta, limit: int) -> list[Schedule]:
+        """Schedules that are not due, with grants signed longer ago than that."""
+        rows = await conn.fetch(
+            "SELECT * FROM schedule WHERE grant_time < now() - $1::interval AND next_time > now()"
+            " ORDER BY grant_time LIMIT $2",
+            older_than,
+            limit,
+        )
+        return [await self._schedule(conn, row) for row in rows]
 
     async def stop(self, conn: Any, key: ScheduleKey, reason: str) -> None:
         """Start nothing any more, until it is put again."""

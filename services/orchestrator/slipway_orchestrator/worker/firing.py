@@ -33,6 +33,9 @@ _log = get_logger(__name__)
 _BATCH = 50
 _AGAIN = timedelta(seconds=10)
 """Until a schedule is looked at again whose grant could not be had."""
+_RENEW_AFTER = timedelta(days=7)
+_RENEW_EVERY = 3600.0
+"""Seconds between looks at old grants."""
 _LOOK_AT_QUEUE = timedelta(seconds=5)
 _ENDS = frozenset({"GRANT_INVALID", "GRANT_REVOKED", "SUBJECT_DISABLED"})
 """What identity says when nothing will ever act in the owner's name again."""
@@ -85,6 +88,32 @@ class Scheduler:
                 _log.warning("schedules.no_database", reason=error.reason)
             # Not all workers at once.
             await asyncio.sleep(max(wait, 0.0) + random.uniform(0.0, 0.1))  # noqa: S311
+
+    async def renew(self) -> None:
+        """Have grants signed anew before the keys that signed them are gone, until cancelled."""
+        while True:
+            try:
+                async with self._transaction() as conn:
+                    old = await self._schedules.with_old_grants(conn, _RENEW_AFTER, _BATCH)
+                for schedule in old:
+                    await self._renew(schedule)
+            except Unavailable as error:
+                _log.warning("schedules.not_renewed", reason=error.reason)
+                old = []
+            await asyncio.sleep(0 if len(old) == _BATCH else _RENEW_EVERY * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _renew(self, schedule: Schedule) -> None:
+        key = schedule.key
+        try:
+            grant = await self._tokens.scheduled(key.tenant, key.agent, schedule.grant)
+        except SlipwayError as error:
+            if error.reason in _ENDS:
+                await self._stop(schedule, error.message)
+                return
+            raise Unavailable("identity does not answer") from error
+        async with self._transaction() as conn:
+            if await self._schedules.get(conn, key, lock=True) == schedule:
+                await self._schedules.renew(conn, schedule, grant.schedule_grant)
 
     async def _fire_due(self) -> float:
         """Seconds until something is due."""
@@ -143,6 +172,8 @@ class Scheduler:
                 resource = f"schedule:{key.agent}/{key.name}"
                 await record(conn, self._evidence, grant.caller, resource, "schedule.failed", dict(facts), None)
         await self._go_on(conn, due, firing, now)
+        if grant is not None:
+            await self._schedules.renew(conn, due.schedule, grant.schedule_grant)
 
     async def _go_on(self, conn: Any, due: Due, firing: Firing | None, now: datetime) -> None:
         """When it is due next. A queued due time stays until its run has begun."""

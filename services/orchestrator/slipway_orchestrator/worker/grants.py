@@ -28,6 +28,8 @@ class ScheduledGrant:
     """What one run of a schedule acts under, and its owner as they are now."""
 
     run_grant: str
+    schedule_grant: str
+    """The schedule's own, signed anew."""
     caller: Caller
 
 
@@ -74,7 +76,7 @@ class RunTokens:
         response: identity_pb2.IssueScheduledRunGrantResponse = await invoke(
             self._identity.IssueScheduledRunGrant, request, token=own, timeout=10
         )
-        return ScheduledGrant(response.run_grant, self._verifier.verify(response.token))
+        return ScheduledGrant(response.run_grant, response.schedule_grant, self._verifier.verify(response.token))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"slipway/identity/v1/identity.proto\x12\x13slipway.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x18IssueServiceTokenRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"[\n\x19IssueServiceTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x17\x45xchangeRunGrantRequest\x12\x11\n\trun_grant\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\"Z\n\x18\x45xchangeRunGrantResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x1dIssueScheduledRunGrantRequest\x12\x16\n\x0eschedule_grant\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"B\n\x1eIssueScheduledRunGrantResponse\x12\x11\n\trun_grant\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"2\n\x1cListUnknownPrincipalsRequest\x12\x12\n\nprincipals\x18\x01 \x03(\t\"0\n\x1dListUnknownPrincipalsResponse\x12\x0f\n\x07unknown\x18\x01 \x03(\t\":\n\x15RevokeRunGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\"\x18\n\x16RevokeRunGrantResponse2\xe5\x04\n\x0fIdentityService\x12r\n\x11IssueServiceToken\x12-.slipway.identity.v1.IssueServiceTokenRequest\x1a..slipway.identity.v1.IssueServiceTokenResponse\x12o\n\x10\x45xchangeRunGrant\x12,.slipway.identity.v1.ExchangeRunGrantRequest\x1a-.slipway.identity.v1.ExchangeRunGrantResponse\x12\x81\x01\n\x16IssueScheduledRunGrant\x12\x32.slipway.identity.v1.IssueScheduledRunGrantRequest\x1a\x33.slipway.identity.v1.IssueScheduledRunGrantResponse\x12~\n\x15ListUnknownPrincipals\x12\x31.slipway.identity.v1.ListUnknownPrincipalsRequest\x1a\x32.slipway.identity.v1.ListUnknownPrincipalsResponse\x12i\n\x0eRevokeRunGrant\x12*.slipway.identity.v1.RevokeRunGrantRequest\x1a+.slipway.identity.v1.RevokeRunGrantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"slipway/identity/v1/identity.proto\x12\x13slipway.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x18IssueServiceTokenRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"[\n\x19IssueServiceTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x17\x45xchangeRunGrantRequest\x12\x11\n\trun_grant\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\"Z\n\x18\x45xchangeRunGrantResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x1dIssueScheduledRunGrantRequest\x12\x16\n\x0eschedule_grant\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\"Z\n\x1eIssueScheduledRunGrantResponse\x12\x11\n\trun_grant\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x16\n\x0eschedule_grant\x18\x03 \x01(\t\"2\n\x1cListUnknownPrincipalsRequest\x12\x12\n\nprincipals\x18\x01 \x03(\t\"0\n\x1dListUnknownPrincipalsResponse\x12\x0f\n\x07unknown\x18\x01 \x03(\t\":\n\x15RevokeRunGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\"\x18\n\x16RevokeRunGrantResponse2\xe5\x04\n\x0fIdentityService\x12r\n\x11IssueServiceToken\x12-.slipway.identity.v1.IssueServiceTokenRequest\x1a..slipway.identity.v1.IssueServiceTokenResponse\x12o\n\x10\x45xchangeRunGrant\x12,.slipway.identity.v1.ExchangeRunGrantRequest\x1a-.slipway.identity.v1.ExchangeRunGrantResponse\x12\x81\x01\n\x16IssueScheduledRunGrant\x12\x32.slipway.identity.v1.IssueScheduledRunGrantRequest\x1a\x33.slipway.identity.v1.IssueScheduledRunGrantResponse\x12~\n\x15ListUnknownPrincipals\x12\x31.slipway.identity.v1.ListUnknownPrincipalsRequest\x1a\x32.slipway.identity.v1.ListUnknownPrincipalsResponse\x12i\n\x0eRevokeRunGrant\x12*.slipway.identity.v1.RevokeRunGrantRequest\x1a+.slipway.identity.v1.RevokeRunGrantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,15 +43,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUESCHEDULEDRUNGRANTREQUEST']._serialized_start=448
   _globals['_ISSUESCHEDULEDRUNGRANTREQUEST']._serialized_end=518
   _globals['_ISSUESCHEDULEDRUNGRANTRESPONSE']._serialized_start=520
-  _globals['_ISSUESCHEDULEDRUNGRANTRESPONSE']._serialized_end=586
-  _globals['_LISTUNKNOWNPRINCIPALSREQUEST']._serialized_start=588
-  _globals['_LISTUNKNOWNPRINCIPALSREQUEST']._serialized_end=638
-  _globals['_LISTUNKNOWNPRINCIPALSRESPONSE']._serialized_start=640
-  _globals['_LISTUNKNOWNPRINCIPALSRESPONSE']._serialized_end=688
-  _globals['_REVOKERUNGRANTREQUEST']._serialized_start=690
-  _globals['_REVOKERUNGRANTREQUEST']._serialized_end=748
-  _globals['_REVOKERUNGRANTRESPONSE']._serialized_start=750
-  _globals['_REVOKERUNGRANTRESPONSE']._serialized_end=774
-  _globals['_IDENTITYSERVICE']._serialized_start=777
-  _globals['_IDENTITYSERVICE']._serialized_end=1390
+  _globals['_ISSUESCHEDULEDRUNGRANTRESPONSE']._serialized_end=610
+  _globals['_LISTUNKNOWNPRINCIPALSREQUEST']._serialized_start=612
+  _globals['_LISTUNKNOWNPRINCIPALSREQUEST']._serialized_end=662
+  _globals['_LISTUNKNOWNPRINCIPALSRESPONSE']._serialized_start=664
+  _globals['_LISTUNKNOWNPRINCIPALSRESPONSE']._serialized_end=712
+  _globals['_REVOKERUNGRANTREQUEST']._serialized_start=714
+  _globals['_REVOKERUNGRANTREQUEST']._serialized_end=772
+  _globals['_REVOKERUNGRANTRESPONSE']._serialized_start=774
+  _globals['_REVOKERUNGRANTRESPONSE']._serialized_end=798
+  _globals['_IDENTITYSERVICE']._serialized_start=801
+  _globals['_IDENTITYSERVICE']._serialized_end=1414
 # @@protoc_insertion_point(module_scope)

@@ -173,19 +173,23 @@ class IssueScheduledRunGrantResponse(_message.Message):
 
     RUN_GRANT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    SCHEDULE_GRANT_FIELD_NUMBER: _builtins.int
     run_grant: _builtins.str
     """Grant of one run."""
     token: _builtins.str
     """Token of the subject, without an agent."""
+    schedule_grant: _builtins.str
+    """The schedule's grant, signed anew: to be kept in place of the one that was sent, for keys are rotated."""
     def __init__(
         self,
         *,
         run_grant: _builtins.str = ...,
         token: _builtins.str = ...,
+        schedule_grant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_grant", b"run_grant", "schedule_grant", b"schedule_grant", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
