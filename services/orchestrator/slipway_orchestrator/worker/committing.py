@@ -7,8 +7,10 @@ from datetime import datetime
 from slipway_orchestrator.core.events import (
     ApprovalRequested,
     Event,
+    LoopDetected,
     RunCancelled,
     RunFailed,
+    RunPaused,
     RunSucceeded,
     StepCompleted,
     StepFailed,
@@ -20,6 +22,7 @@ from slipway_orchestrator.core.state import CONTAINERS, RunState, Totals
 from slipway_orchestrator.store.leases import Entry, Lease, Leases
 from slipway_orchestrator.worker.announcing import Announcer, run_channel
 from slipway_orchestrator.worker.crash import CrashPoints
+from slipway_orchestrator.worker.metrics import ASKED, LOOPS, PAUSED
 
 MOST_WAITING = 200
 """Events that wait for a commit; more come up when it is done."""
@@ -129,7 +132,21 @@ class Committer:
         for mark in marks:
             self._crash.passing(f"after-{mark}")
         self.written += len(entry.events)
+        for _, event in entry.events:
+            _count(event)
         self._announcer.say(run_channel(self._lease.run.run_id), {"seq": self._lease.head.seq})
+
+
+def _count(event: Event) -> None:
+    match event:
+        case RunPaused(code=code):
+            PAUSED.labels(code).inc()
+        case LoopDetected(pattern=pattern):
+            LOOPS.labels(pattern).inc()
+        case ApprovalRequested(escalation=escalation):
+            ASKED.labels("escalation" if escalation else "gate").inc()
+        case _:
+            pass
 
 
 def _marks(entry: Entry) -> list[str]:

@@ -35,6 +35,14 @@ LEASES_LOST = Counter("slipway_leases_lost", "Leases that another worker took ov
 LEASES_RECOVERED = Counter(
     "slipway_leases_recovered", "Runs taken over from a worker that fell silent", registry=registry
 )
+PAUSED = Counter("slipway_runs_paused", "Runs that were paused, by why", ["code"], registry=registry)
+LOOPS = Counter("slipway_loops_detected", "Runs that went round in circles, by how", ["pattern"], registry=registry)
+ASKED = Counter(
+    "slipway_approvals_requested",
+    "Approvals that runs asked for: at gates, or for steps that failed",
+    ["why"],
+    registry=registry,
+)
 ACTIVE = Gauge("slipway_runs_active", "Runs that this worker advances now", registry=registry)
 FIRED = Counter(
     "slipway_schedules_fired", "Due times of schedules, by what came of them", ["outcome"], registry=registry
