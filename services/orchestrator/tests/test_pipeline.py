@@ -129,7 +129,7 @@ def _advance(store: Store, around: Around) -> Advance:
         announcer=everything,
         crash=CrashPoints(),
     )
-    return Advance(tools, lease, asyncio.Event())
+    return Advance(tools, lease)
 
 
 async def _nothing(_key: str) -> Any:

@@ -1,6 +1,7 @@
 """Advancing one run: fold its journal, decide, act, commit; until it parks or ends."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from slipway_chassis.logs import get_logger
@@ -32,18 +33,21 @@ _GATHER = 4
 class Advance:
     """One run under one lease."""
 
-    def __init__(self, tools: Tools, lease: Lease, nudge: asyncio.Event) -> None:
-        """`nudge` is set from outside when the inbox has something."""
+    def __init__(self, tools: Tools, lease: Lease) -> None:
         self._tools = tools
         self._lease = lease
-        self._nudge = nudge
         self._held = Held(tools, lease)
         self._inbox = Inbox(tools.policy)
-        self._keeper = Keeper(tools.leases, lease, lambda: self._held.flights.bound, nudge.set)
+        self._keeper = Keeper(tools.leases, lease, lambda: self._held.flights.bound, self.nudge)
         self._taken: set[int] = set()
         """Inbox items that are answered."""
         self._moves = 0
         """Decisions in a row that led to something at once."""
+
+    def nudge(self) -> None:
+        """The inbox has something."""
+        self._held.committer.asked = True
+        self._held.changed.set()
 
     async def run(self) -> None:
         """Until the run parks or ends. Raises LeaseLost, or Unavailable when nobody knows what was committed."""
@@ -101,7 +105,7 @@ class Advance:
         held, committer = self._held, self._held.committer
         if self._keeper.lost:
             raise LeaseLost
-        if committer.asked or self._nudge.is_set():
+        if committer.asked:
             await self._take_inbox(acting)
         self._take_outcomes()
         await held.look_at_tree()
@@ -140,12 +144,9 @@ class Advance:
         latest = self._lease.now() + timedelta(seconds=self._tools.leases.seconds)
         until = latest if park is None else min(park.until, latest)
         seconds = max((until - self._lease.now()).total_seconds(), 0.001)
-        waits = {asyncio.create_task(self._held.changed.wait()), asyncio.create_task(self._nudge.wait())}
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._held.changed.wait()
 
     def _take_outcomes(self) -> None:
         for event in self._held.flights.ended():
@@ -159,7 +160,6 @@ class Advance:
     async def _take_inbox(self, acting: Acting) -> None:
         held = self._held
         held.committer.asked = False
-        self._nudge.clear()
         for item in await self._tools.leases.inbox(self._lease):
             if item.id in self._taken or item.kind not in KINDS | {"child"}:
                 continue

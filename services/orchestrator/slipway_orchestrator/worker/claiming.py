@@ -57,25 +57,20 @@ class Worker:
         self._sweep_seconds = sweep_seconds
         self._swept = 0.0
         self._wake = asyncio.Event()
-        self._nudges: dict[str, asyncio.Event] = {}
+        self._advances: dict[str, Advance] = {}
+        """Of the runs held here."""
         self._pools: set[str] = set()
         """Worker pools that had claimable runs once."""
 
     async def run(self) -> None:
-        """Claim what is due whenever woken, until cancelled; then give back what is held, and wake the others."""
-        try:
-            async with asyncio.TaskGroup() as group:  # cancelled, it cancels what runs, and each gives its lease back
-                while True:
-                    self._wake.clear()
-                    await self._claim_due(group)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(await self._sweep()):
-                            await self._wake.wait()
-        finally:
-            due = json.dumps({"due": self._queue.worker_pool}).encode()
-            with suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._bus.broadcast(INBOX, due)
+        """Claim what is due whenever woken, until cancelled; then give back what is held, for others to go on at once."""
+        async with asyncio.TaskGroup() as group:  # cancelled, it cancels what runs, and each gives its lease back
+            while True:
+                self._wake.clear()
+                await self._claim_due(group)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(await self._sweep()):
+                        await self._wake.wait()
 
     async def consume(self) -> None:
         """Take wake-ups from the bus, until cancelled."""
@@ -104,9 +99,9 @@ class Worker:
                 async with self._bus.subscribe(INBOX) as messages:
                     async for data in messages:
                         said = json.loads(data)
-                        nudge = self._nudges.get(str(said.get("run_id")))
-                        if nudge is not None:
-                            nudge.set()
+                        advance = self._advances.get(str(said.get("run_id")))
+                        if advance is not None:
+                            advance.nudge()
                         if said.get("due") == self._queue.worker_pool and self._free > 0:
                             self._wake.set()
             except Unavailable:
@@ -178,7 +173,7 @@ class Worker:
                 await self._bus.publish(Message(new_id("wake"), WAKE_UP, body, tenant))
 
     async def _advance(self, lease: Lease) -> None:
-        nudge = self._nudges[lease.run.run_id] = asyncio.Event()
+        advance = self._advances[lease.run.run_id] = Advance(self._tools, lease)
         parent = extract({"traceparent": lease.run.traceparent})
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
@@ -188,7 +183,7 @@ class Worker:
         }
         try:
             with span(f"invoke_agent {lease.run.agent}", parent=parent, attributes=attributes):
-                await Advance(self._tools, lease, nudge).run()
+                await advance.run()
         except LeaseLost:
             LEASES_LOST.inc()
             _log.warning("lease.lost", run_id=lease.run.run_id, epoch=lease.epoch)
@@ -202,7 +197,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - one run must not end the worker; its lease runs out
             _log.error("run.stuck", run_id=lease.run.run_id, exc_info=error)
         finally:
-            self._nudges.pop(lease.run.run_id, None)
+            self._advances.pop(lease.run.run_id, None)
             self._free += 1
             ACTIVE.dec()
             self._wake.set()
@@ -211,3 +206,4 @@ class Worker:
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_GIVE_BACK):
                 await self._leases.let_go(lease)
+                await self._publish(lease.run.run_id, lease.run.tenant)
