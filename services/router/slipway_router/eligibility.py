@@ -6,9 +6,10 @@ quality) is looked up after the first time; what depends on the one request (win
 
 import enum
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 
 from slipway_chassis.policy import PolicyDecision
 
@@ -34,13 +35,23 @@ class Hurdle(enum.IntEnum):
     COST = 8
 
 
-@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A candidate that is not tried, the hurdle where it fell and why."""
 
-    model: Model
-    hurdle: Hurdle
-    reason: str
+    __slots__ = ("_reason", "hurdle", "model")
+
+    def __init__(self, model: Model, hurdle: Hurdle, reason: str | Callable[[], str]) -> None:
+        """`reason` may be made when somebody reads it: most are never read."""
+        self.model = model
+        self.hurdle = hurdle
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+        if not isinstance(self._reason, str):
+            self._reason = self._reason()
+        return self._reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,47 +151,45 @@ def passing(shortlist: Shortlist, demand: Demand, measured: Measured) -> tuple[S
         return range(len(candidates)), ()
     passed: list[int] = []
     fallen: list[LeftOut] = []
+    ceiling = None if demand.max_cost is None else float(demand.max_cost)
     for position, candidate in enumerate(candidates):
-        left = _passing_hurdle(shortlist, position, candidate.model, demand, measured)
-        if left is None:
-            passed.append(position)
-        else:
-            fallen.append(left)
+        model = candidate.model
+        if checks_window and demand.input_estimate > model.context_window - (demand.output_limit or 0):
+            fallen.append(LeftOut(model, Hurdle.CONTEXT, partial(_too_long, model, demand)))
+            continue
+        if demand.max_latency is not None:
+            wait = measured.get(model.name, UNMEASURED).wait(demand.streamed)
+            wait = model.expected_seconds if wait is None else wait
+            if wait is not None and wait > demand.max_latency:
+                fallen.append(LeftOut(model, Hurdle.LATENCY, partial(_too_slow, model, demand.max_latency, wait)))
+                continue
+        if ceiling is not None and not _within(shortlist, position, model, demand, ceiling):
+            fallen.append(LeftOut(model, Hurdle.COST, partial(_too_dear, model, demand)))
+            continue
+        passed.append(position)
     return passed, fallen
 
 
-def _passing_hurdle(
-    shortlist: Shortlist, position: int, model: Model, demand: Demand, measured: Measured
-) -> LeftOut | None:
-    if demand.kind == "chat":
-        room = model.context_window - (demand.output_limit or 0)
-        if demand.input_estimate > room:
-            return LeftOut(
-                model,
-                Hurdle.CONTEXT,
-                f"about {demand.input_estimate} tokens do not fit {model.name}: "
-                f"its window of {model.context_window} leaves {max(room, 0)}",
-            )
-    if demand.max_latency is not None:
-        wait = measured.get(model.name, UNMEASURED).wait(demand.streamed)
-        if wait is None:
-            wait = model.expected_seconds
-        if wait is not None and wait > demand.max_latency:
-            return LeftOut(
-                model,
-                Hurdle.LATENCY,
-                f"{model.name} takes about {wait * 1000:.0f} ms, more than {demand.max_latency * 1000:.0f}",
-            )
-    if demand.max_cost is not None and not _within(shortlist, position, model, demand):
-        # Plain digits: a Decimal by itself writes 0E-9.
-        most, ceiling = (f"{amount.normalize():f}" for amount in (most_cost(model, demand), demand.max_cost))
-        return LeftOut(model, Hurdle.COST, f"{model.name} may cost {most} USD, more than {ceiling}")
-    return None
+def _too_long(model: Model, demand: Demand) -> str:
+    room = max(model.context_window - (demand.output_limit or 0), 0)
+    return (
+        f"about {demand.input_estimate} tokens do not fit {model.name}: "
+        f"its window of {model.context_window} leaves {room}"
+    )
 
 
-def _within(shortlist: Shortlist, position: int, model: Model, demand: Demand) -> bool:
+def _too_slow(model: Model, goal: float, wait: float) -> str:
+    return f"{model.name} takes about {wait * 1000:.0f} ms, more than {goal * 1000:.0f}"
+
+
+def _too_dear(model: Model, demand: Demand) -> str:
     assert demand.max_cost is not None  # noqa: S101 - asked only then
-    ceiling = float(demand.max_cost)
+    # Plain digits: a Decimal by itself writes 0E-9.
+    most, ceiling = (f"{amount.normalize():f}" for amount in (most_cost(model, demand), demand.max_cost))
+    return f"{model.name} may cost {most} USD, more than {ceiling}"
+
+
+def _within(shortlist: Shortlist, position: int, model: Model, demand: Demand, ceiling: float) -> bool:
     about = shortlist.input_rates[position] * input_most(model, demand)
     about += shortlist.output_rates[position] * output_most(model, demand)
     if abs(about - ceiling) > _EXACT_WITHIN * (about + ceiling):
