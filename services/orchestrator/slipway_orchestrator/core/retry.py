@@ -23,12 +23,16 @@ class Failure:
     uncertain: bool = False
     """The effect may have happened."""
     tool_error: bool = False
+    limit: bool = False
+    """What the run may spend stands in the way, and it pauses: it is tried again when that was raised."""
     performed: bool = False
     """The effect was performed, but its answer is of no use: another attempt is another effect."""
 
 
 def tries_again(failure: Failure, retry: Retry, attempt: int) -> bool:
     """True when another attempt follows attempt number `attempt`."""
+    if failure.limit:
+        return True
     if failure.fatal or failure.uncertain or attempt >= retry.attempts:
         return False
     if retry.on is None:
@@ -41,5 +45,7 @@ def backoff(retry: Retry, attempt: int, failure: Failure, draw: float) -> float:
 
     Source: Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
     """
+    if failure.limit:
+        return 0.0
     ceiling = min(retry.max_backoff, retry.backoff * 2 ** (attempt - 1))
     return max(draw * ceiling, failure.retry_after or 0.0)
