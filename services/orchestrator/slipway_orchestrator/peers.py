@@ -50,8 +50,9 @@ class Peers:
 
     async def describe_tool(self, name: str, token: str) -> ToolDescription:
         """A tool as the token's bearer may see it. Raises what the tools service raises."""
-        response: tools_pb2.GetToolResponse = await invoke(
-            self.tools.GetTool, tools_pb2.GetToolRequest(tool=name), token=token, timeout=_LOOK_UP
+        request = tools_pb2.DescribeToolRequest(tool=name, arguments_tainted=True)
+        response: tools_pb2.DescribeToolResponse = await invoke(
+            self.tools.DescribeTool, request, token=token, timeout=_LOOK_UP
         )
         tool = response.tool
         return ToolDescription(
@@ -60,6 +61,7 @@ class Peers:
             json.loads(tool.input_schema_json or "{}"),
             json.loads(tool.output_schema_json or "{}"),
             tool.description,
+            response.approval_required,
         )
 
 

@@ -70,6 +70,8 @@ class RunStarted:
     schedule: str | None = None
     """The schedule that started it."""
     worker_pool: str | None = None
+    tainted: bool | None = None
+    """Whether its input derives from what came from outside; None: no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ class RunSucceeded:
 
     kind: ClassVar[str] = "run.succeeded"
     output: JsonValue
+    tainted: bool | None = None
+    """Whether it derives from what came from outside; None: no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +229,8 @@ class StepStarted:
     """The run that an `agent` step began."""
     until: datetime | None = None
     """When a `wait` step ends at the latest."""
+    tainted: bool | None = None
+    """Whether its input derives from what came from outside (documents, tools that answer for others); None: no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +261,8 @@ class StepCompleted:
     stderr: str | None = None
     exit_status: int | None = None
     sandbox: str | None = None
+    tainted: bool | None = None
+    """Whether its output comes from outside, or derives from what does; None: no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +346,8 @@ class ApprovalRequested:
     """Seconds between reminders."""
     escalation: bool = False
     """The step failed, or nobody knows whether it happened: approve tries it again, respond answers for it."""
+    tainted: bool | None = None
+    """Whether the arguments derive from what came from outside; None: no."""
 
 
 @dataclass(frozen=True, slots=True)

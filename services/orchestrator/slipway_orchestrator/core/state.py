@@ -95,6 +95,10 @@ class StepState:
     """It does nothing but hold other steps."""
     stdout: str | None = None
     stderr: str | None = None
+    input_tainted: bool = False
+    """Its input derives from what came from outside."""
+    tainted: bool = False
+    """So does its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ class RunState:
     waiting: RunWaiting | None = None
     """The last event, if it is this."""
     ended: Event | None = None
+    tainted: bool = False
+    """Something in it came from outside."""
     cursors: dict[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
     """How far the deciders have come: remembered, not known; it follows from the rest."""
 
@@ -173,6 +179,7 @@ def _step(state: RunState, key: str) -> StepState:
 def _started(state: RunState, time: datetime, event: RunStarted) -> None:
     """Its time begins when it may begin."""
     state.started, state.start_time = event, max(time, event.not_before or time)
+    state.tainted = bool(event.tainted)
 
 
 def _forked(state: RunState, time: datetime, _event: RunForked) -> None:
@@ -217,7 +224,15 @@ def _resumed(state: RunState, _time: datetime, _event: RunResumed) -> None:
     """Somebody looked at it: what was counted in a row begins anew."""
     state.paused = None
     state.tool_errors = 0
+    _go_on(state)
+
+
+def _go_on(state: RunState) -> None:
+    """What has stopped the run does so no more."""
     state.progress = Progress()
+    for step in state.steps.values():
+        if step.phase is Phase.RETRYING and step.error is not None and step.error[0] == "LIMIT_COST":
+            step.error = None
 
 
 def _raised(state: RunState, _time: datetime, event: LimitsRaised) -> None:
@@ -225,7 +240,7 @@ def _raised(state: RunState, _time: datetime, event: LimitsRaised) -> None:
     state.raised = replace(state.raised, **new)
     if state.paused is not None and state.paused.code.startswith(("LIMIT_", "LOOP_")):
         state.paused = None
-        state.progress = Progress()
+        _go_on(state)
 
 
 def _signalled(state: RunState, _time: datetime, event: SignalReceived) -> None:
@@ -247,6 +262,7 @@ def _nothing(_state: RunState, _time: datetime, _event: Event) -> None:
 def _asked(state: RunState, time: datetime, event: ApprovalRequested) -> None:
     step = _step(state, event.step_id)
     step.phase, step.approval, step.decision = Phase.GATED, event, None
+    step.input_tainted = step.input_tainted or bool(event.tainted)
     step.asked_at, step.reminders, step.votes = time, 0, ()
 
 
@@ -274,6 +290,7 @@ def _intent(state: RunState, _time: datetime, event: StepStarted) -> None:
         event.input,
     )
     step.retry_at, step.until, step.child_run_id = None, event.until, event.child_run_id
+    step.input_tainted = bool(event.tainted)
     step.holds = event.type in CONTAINERS
     if event.attempt == 1 and event.type not in CONTAINERS:
         state.totals = replace(state.totals, steps=state.totals.steps + 1)
@@ -290,6 +307,8 @@ def _completed(state: RunState, _time: datetime, event: StepCompleted) -> None:
     step = _step(state, event.step_id)
     step.phase, step.output = Phase.COMPLETED, event.output
     step.stdout, step.stderr = event.stdout, event.stderr
+    step.tainted = bool(event.tainted)
+    state.tainted = state.tainted or step.tainted
     if event.type == "wait":
         _take_signal(state, step, event)
     elif event.type == "tool":

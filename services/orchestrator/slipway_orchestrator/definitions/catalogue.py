@@ -26,6 +26,8 @@ class ToolDescription:
     input_schema: Mapping[str, JsonValue]
     output_schema: Mapping[str, JsonValue]
     description: str = ""
+    tainted_needs_approval: bool = False
+    """Policy asks for a person when its arguments derive from what came from outside."""
 
 
 class Catalogue(Protocol):

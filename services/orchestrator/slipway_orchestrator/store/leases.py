@@ -211,7 +211,8 @@ class Leases:
             if entry.tree_limits is not None:
                 told += await self._tree.limit(conn, lease.run, entry.tree_limits)
             if commit.ends:
-                told += await self._tree.ended(conn, lease.run)
+                tainted = any(isinstance(event, RunSucceeded) and event.tainted for _, event in entry.events)
+                told += await self._tree.ended(conn, lease.run, tainted=tainted)
         lease.has_children = lease.has_children or bool(entry.children)
         if told:
             async with transaction(self._pool) as conn:

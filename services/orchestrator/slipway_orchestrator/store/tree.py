@@ -78,15 +78,18 @@ class RunTree:
             await self._ask_to_stop(conn, identity_of(row), "what it was begun for was given up")
         return [row["run_id"] for row in rows]
 
-    async def ended(self, conn: Any, run: RunIdentity) -> list[str]:
-        """A run has ended: its parent hears of it, its children are asked to stop. `wake` those afterwards."""
+    async def ended(self, conn: Any, run: RunIdentity, *, tainted: bool) -> list[str]:
+        """A run has ended: its parent hears of it, its children are asked to stop. `wake` those afterwards.
+
+        `tainted`: its output derives from what came from outside.
+        """
         row = await conn.fetchrow(
             "SELECT parent_run_id, parent_step, state, output, error, steps, input_tokens, output_tokens, cost_usd"
             " FROM run WHERE run_id = $1",
             run.run_id,
         )
         if row["parent_run_id"] is not None:
-            await self._tell_parent(conn, run, row)
+            await self._tell_parent(conn, run, row, tainted=tainted)
         else:
             await conn.execute("DELETE FROM run_tree WHERE root_run_id = $1", run.run_id)
         children = await conn.fetch(_CHILDREN, run.run_id)
@@ -98,7 +101,7 @@ class RunTree:
         """Make parked runs due that were told something."""
         await conn.execute(_MAKE_DUE, list(run_ids))
 
-    async def _tell_parent(self, conn: Any, run: RunIdentity, row: Any) -> None:
+    async def _tell_parent(self, conn: Any, run: RunIdentity, row: Any, *, tainted: bool) -> None:
         parent = await conn.fetchrow(
             "SELECT * FROM run WHERE run_id = $1 AND end_time IS NULL FOR NO KEY UPDATE", row["parent_run_id"]
         )
@@ -112,6 +115,7 @@ class RunTree:
             "child_run_id": run.run_id,
             "state": row["state"],
             "output": output,
+            "tainted": tainted,
             "error": json.loads(row["error"]) if row["error"] else None,
             "usage": {
                 "steps": row["steps"],

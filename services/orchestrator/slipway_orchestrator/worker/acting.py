@@ -89,7 +89,8 @@ class Acting:
             case Ask():
                 await self._ask(action)
             case Spawn(at=at, attempt=attempt, occurrence=occurrence, input=value, approval_id=approval_id):
-                await self.children.spawn(at, value, attempt, occurrence, approval_id)
+                tainted = self._held.state.steps[at.key].input_tainted
+                await self.children.spawn(at, value, attempt, occurrence, approval_id, tainted=tainted)
             case Perform():
                 self._perform(action)
             case Stop(force=force):
@@ -105,7 +106,7 @@ class Acting:
         tool = self._described.get(at.step.call.name) if isinstance(at.step.call, ToolCall) else None
         begun = await self._beginning.begin(self._held.state, at, tool, self._held.lease.now())
         if isinstance(begun, Calls):
-            await self.children.spawn(at, begun.input, 1, 1, None)
+            await self.children.spawn(at, begun.input, 1, 1, None, tainted=begun.tainted)
             return
         for event in begun.events:
             if isinstance(event, ApprovalRequested):

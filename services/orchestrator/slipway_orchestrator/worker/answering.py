@@ -48,6 +48,7 @@ async def ask_model(peers: Peers, call: ModelCall, attempt: Attempt) -> StepComp
         usage=answer.usage,
         cost_usd=answer.cost_usd,
         records=answer.records,
+        tainted=attempt.tainted or None,
     )
 
 

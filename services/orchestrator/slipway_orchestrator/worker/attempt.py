@@ -1,7 +1,7 @@
 """What one attempt at a step's effect is, and how it ends."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from pydantic import JsonValue
@@ -39,8 +39,12 @@ class Attempt:
     """Seconds that it may take."""
     root_run_id: str
     """The run at the top of its tree."""
+    tree_cost: str
+    """USD that all runs of the tree may cost together."""
     stream: Callable[[int, str], Awaitable[None]]
     """Sends a piece of an answer (offset, text) to those who watch."""
+    tainted: bool = False
+    """The input derives from what came from outside."""
 
     @property
     def effect(self) -> effects_pb2.EffectKey:
@@ -94,6 +98,16 @@ def failure_of(error: SlipwayError) -> Failure:
         fatal=error.reason in _GRANT_GONE,
         uncertain=error.reason == "EFFECT_UNCERTAIN",
     )
+
+
+def within_limits(error: SlipwayError, on_limit: str) -> Failure:
+    """How the router's refusal of a call counts that may cost more than the run, or its tree, has left."""
+    failure = failure_of(error)
+    if error.reason == "BUDGET_EXHAUSTED" and error.metadata.get("budget"):
+        return failure  # somebody else's budget
+    if error.reason not in ("MAX_COST_EXCEEDED", "BUDGET_EXHAUSTED"):
+        return failure
+    return replace(failure, code="LIMIT_COST", fatal=on_limit == "fail", limit=on_limit == "pause")
 
 
 def _sentence(error: SlipwayError) -> str:

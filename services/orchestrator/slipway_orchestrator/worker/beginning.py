@@ -1,7 +1,7 @@
 """The start of a step: its expressions evaluated, and from them what goes into the journal."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
@@ -28,6 +28,7 @@ from slipway_orchestrator.core.definition import (
     Wait,
 )
 from slipway_orchestrator.core.events import (
+    ApprovalRequested,
     Event,
     RunFailed,
     RunSucceeded,
@@ -44,8 +45,9 @@ from slipway_orchestrator.definitions.json_schema import violations
 from slipway_orchestrator.expressions.evaluation import Evaluator, ExpressionFailed, Names
 from slipway_orchestrator.expressions.template import render
 from slipway_orchestrator.worker.asking import ask, proposer_of
-from slipway_orchestrator.worker.scope import Scope
+from slipway_orchestrator.worker.scope import Scope, Seen
 
+_TAINTED = "the arguments derive from what came from outside, and policy asks for a person before they are used so"
 MAX_ARGUMENTS = 256 * 1024
 """Bytes of a tool's arguments, or of a child run's input."""
 
@@ -58,6 +60,12 @@ class Begun:
     approval_schema: str = ""
     """JSON Schema of the arguments that an approval shows."""
 
+    def marked(self) -> "Begun":
+        """The same, of values that derive from what came from outside."""
+        marked = (StepStarted, StepCompleted, ApprovalRequested)
+        events = tuple(replace(event, tainted=True) if isinstance(event, marked) else event for event in self.events)
+        return Begun(events, self.approval_schema)
+
 
 @dataclass(frozen=True, slots=True)
 class Calls:
@@ -65,6 +73,8 @@ class Calls:
 
     call: AgentCall
     input: JsonValue
+    tainted: bool
+    """The input derives from what came from outside."""
 
 
 class Beginning:
@@ -78,10 +88,15 @@ class Beginning:
     async def begin(self, state: RunState, at: Instance, tool: ToolDescription | None, now: datetime) -> Begun | Calls:
         """Skip the step, ask for approval, or journal its intent. `tool` describes the tool of a tool step."""
         try:
-            names = await self._scope.names(state, at)
+            seen = Seen()
+            names = await self._scope.names(state, at, seen)
+            before = seen.tainted
             if at.step.when is not None and not await self._true(at.step.when, names):
                 return Begun((StepSkipped(at.key, at.step.type),))
-            return await self._begin(state, at, tool, names, now)
+            # What a condition looks at does not flow into the step. What a model writes derives from all it was told.
+            seen.tainted = before or (state.tainted and _of_model(at))
+            begun = await self._begin(state, at, tool, names, seen, now)
+            return begun if isinstance(begun, Calls) or not seen.tainted else begun.marked()
         except ExpressionFailed as error:
             return _failed(at, "EXPRESSION_FAILED", str(error))
         except NotCanonical as error:
@@ -90,7 +105,8 @@ class Beginning:
     async def conclude(self, state: RunState) -> Event:
         """The run's end when all steps are finished: its output, validated."""
         try:
-            output = await self._render(self._definition.result, await self._scope.names(state, None))
+            seen = Seen()
+            output = await self._render(self._definition.result, await self._scope.names(state, None, seen))
         except ExpressionFailed as error:
             return RunFailed("RESULT_FAILED", str(error))
         except NotCanonical as error:
@@ -99,10 +115,16 @@ class Beginning:
         if wrong:
             path, message = wrong[0]
             return RunFailed("OUTPUT_INVALID", f"{'output.' + path if path else 'output'}: {message}")
-        return RunSucceeded(output)
+        return RunSucceeded(output, seen.tainted or None)
 
     async def _begin(
-        self, state: RunState, at: Instance, tool: ToolDescription | None, names: Names, now: datetime
+        self,
+        state: RunState,
+        at: Instance,
+        tool: ToolDescription | None,
+        names: Names,
+        seen: Seen,
+        now: datetime,
     ) -> Begun | Calls:
         value: JsonValue
         match at.step.call:
@@ -132,16 +154,16 @@ class Beginning:
                 asked = ask(self._definition, state, at, value, proposer_of(state), now)
                 return Begun((_intent(at, {"show": value}), asked))
             case ToolCall() as call:
-                return await self._begin_tool(state, at, call, tool, names, now)
+                return await self._begin_tool(state, at, call, tool, names, seen, now)
             case AgentCall() as call:
                 value = await self._values(at, call.input, names)
                 if len(json.dumps(value)) > MAX_ARGUMENTS:
                     return _failed(at, "ARGUMENTS_TOO_LARGE", f"more than {MAX_ARGUMENTS} bytes")
-                return Calls(call, value)
+                return Calls(call, value, seen.tainted)
             case Wait() as call:
                 return await self._begin_wait(at, call, names, now)
             case Parallel() | Map() | Branch() as call:
-                return await self._begin_container(state, at, call, names)
+                return await self._begin_container(state, at, call, names, seen)
             case Turn() | Summary() | History() | Remember() | RefusedCall() as call:
                 return _begin_of_loop(at, call)
 
@@ -152,6 +174,7 @@ class Beginning:
         call: ToolCall,
         tool: ToolDescription | None,
         names: Names,
+        seen: Seen,
         now: datetime,
     ) -> Begun:
         if tool is None:
@@ -170,10 +193,14 @@ class Beginning:
         if reached is not None:
             return self._reached(at, reached)
         gate = call.gate
+        tainted = seen.tainted
         if at.step.literal:
             names = names.with_value("arguments", arguments)
-        if gate is not None and (gate.when is None or await self._true(gate.when, names)):
-            return Begun((ask(self._definition, state, at, arguments, proposer_of(state), now),), schema)
+        asks = gate is not None and (gate.when is None or await self._true(gate.when, names))
+        seen.tainted = tainted  # nor does what the gate's condition looks at
+        if asks or (tainted and tool.tainted_needs_approval):
+            reason = None if asks else _TAINTED
+            return Begun((ask(self._definition, state, at, arguments, proposer_of(state), now, reason),), schema)
         return _started(at, {"tool": call.name, "arguments": arguments})
 
     async def _begin_wait(self, at: Instance, call: Wait, names: Names, now: datetime) -> Begun:
@@ -193,13 +220,13 @@ class Beginning:
         return _started(at, {"until": text}, time)
 
     async def _begin_container(
-        self, state: RunState, at: Instance, call: Parallel | Map | Branch, names: Names
+        self, state: RunState, at: Instance, call: Parallel | Map | Branch, names: Names, seen: Seen
     ) -> Begun:
         match call:
             case Parallel():
                 return _started(at, None)
             case Map():
-                items = len(await self._scope.items_of(state, at))
+                items = len(await self._scope.items_of(state, at, seen))
                 if items > MAX_ITEMS:
                     message = f"a map goes over at most {MAX_ITEMS} items, not over {items}"
                     return _failed(at, "MAP_TOO_LARGE", message)
@@ -253,6 +280,11 @@ def _started(at: Instance, value: JsonValue, until: datetime | None = None) -> B
 def _failed(at: Instance, code: str, message: str) -> Begun:
     """A step that failed before its effect."""
     return Begun((failed(at, 0, code, message, escalate=True),))
+
+
+def _of_model(at: Instance) -> bool:
+    """Whether a model that a loop told everything wrote the step's values, or is to be told everything."""
+    return at.step.literal or isinstance(at.step.call, Turn | Summary | Remember)
 
 
 def _begin_of_loop(at: Instance, call: Turn | Summary | History | Remember | RefusedCall) -> Begun:

@@ -44,7 +44,14 @@ class Children:
         self._decider = decider
 
     async def spawn(
-        self, at: Instance, value: JsonValue, attempt: int, occurrence: int, approval_id: str | None
+        self,
+        at: Instance,
+        value: JsonValue,
+        attempt: int,
+        occurrence: int,
+        approval_id: str | None,
+        *,
+        tainted: bool,
     ) -> None:
         """Begin a child run with this input, or note why not."""
         held, call = self._held, at.step.call
@@ -60,13 +67,20 @@ class Children:
         if wrong is not None or callee.definition is None:
             held.add(_refused(at, attempt, *(wrong or ("AGENT_NOT_FOUND", f"there is no agent {call.name}"))))
             return
-        child = self._child(at, held.state.started, callee, callee.definition, value)
+        child = self._child(at, held.state.started, callee, callee.definition, value, tainted=tainted)
         held.committer.entry.children.append(child)
         if held.state.started.depth == 0:
             held.committer.entry.tree_limits = limits_of(held.state, self._definition)
         held.add(
             StepStarted(
-                at.key, at.step.type, attempt, value, occurrence, approval_id, child_run_id=child.identity.run_id
+                at.key,
+                at.step.type,
+                attempt,
+                value,
+                occurrence,
+                approval_id,
+                child_run_id=child.identity.run_id,
+                tainted=tainted or None,
             )
         )
 
@@ -82,7 +96,8 @@ class Children:
         indices = tuple(int(index) for index in (bracket + rest).strip(_INDICES).split("][") if index)
         at = Instance(step, key, indices)
         if body["state"] == "SUCCEEDED":
-            return StepCompleted(key, step.type, body.get("output"), attempt=known.attempt)
+            tainted = bool(body.get("tainted")) or known.input_tainted
+            return StepCompleted(key, step.type, body.get("output"), attempt=known.attempt, tainted=tainted or None)
         error = body.get("error")
         code, message = "CHILD_CANCELLED", f"run {known.child_run_id} was cancelled"
         if isinstance(error, dict):
@@ -127,7 +142,14 @@ class Children:
         return None
 
     def _child(
-        self, at: Instance, parent: RunStarted, callee: Callee, definition: Definition, value: JsonValue
+        self,
+        at: Instance,
+        parent: RunStarted,
+        callee: Callee,
+        definition: Definition,
+        value: JsonValue,
+        *,
+        tainted: bool,
     ) -> NewChild:
         lease, version = self._held.lease, callee.version
         run, run_id = lease.run, new_id("run")
@@ -146,6 +168,7 @@ class Children:
             root_run_id=root,
             depth=parent.depth + 1,
             worker_pool=definition.scheduling.worker_pool or None,
+            tainted=tainted or None,
         )
         identity = RunIdentity(
             run_id=run_id,

@@ -26,6 +26,7 @@ async def call_tool(peers: Peers, call: ToolCall, attempt: Attempt) -> StepCompl
         effect=attempt.effect,
         regions=attempt.regions or (),
         regions_demanded=attempt.regions is not None,
+        arguments_tainted=attempt.tainted,
     )
     decision = attempt.perform.decision
     if decision is not None:
@@ -61,6 +62,7 @@ async def call_tool(peers: Peers, call: ToolCall, attempt: Attempt) -> StepCompl
         stderr=response.stderr or None,
         exit_status=response.exit_status if response.sandbox else None,
         sandbox=response.sandbox or None,
+        tainted=response.output_tainted or attempt.tainted or None,
     )
 
 

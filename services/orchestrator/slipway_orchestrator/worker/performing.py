@@ -29,7 +29,7 @@ from slipway_orchestrator.peers import Peers
 from slipway_orchestrator.store.committing import LeaseLost
 from slipway_orchestrator.store.leases import Lease
 from slipway_orchestrator.worker.answering import ask_model
-from slipway_orchestrator.worker.attempt import Attempt, AttemptFailed, failure_of
+from slipway_orchestrator.worker.attempt import Attempt, AttemptFailed, within_limits
 from slipway_orchestrator.worker.invoking import call_tool
 from slipway_orchestrator.worker.metrics import STEP_SECONDS, STEPS
 from slipway_orchestrator.worker.retrieving import retrieve
@@ -80,7 +80,8 @@ class Performer:
             except SlipwayError as error:
                 if error.reason == "STALE_EPOCH":
                     raise LeaseLost from error
-                return came_to(lease, action, AttemptFailed(failure_of(error)))
+                on_limit = limits_of(state, definition).on_limit
+                return came_to(lease, action, AttemptFailed(within_limits(error, on_limit)))
             except TimeoutError:
                 failure = Failure("STEP_TIMEOUT", "DEADLINE_EXCEEDED", f"no answer in {step.timeout:g} s", True)
                 return came_to(lease, action, AttemptFailed(failure))
@@ -116,8 +117,10 @@ class Performer:
             tokens_left=tokens,
             cost_left=str(cost),
             timeout=left,
+            tree_cost=str(limits.cost_usd if tree is None else tree.cost_usd),
             root_run_id=(started.root_run_id if started else None) or lease.run.run_id,
             stream=stream,
+            tainted=state.steps[action.at.key].input_tainted,
         )
 
     async def _call(self, definition: Definition, attempt: Attempt) -> StepCompleted:

@@ -39,6 +39,7 @@ async def retrieve(peers: Peers, call: Retrieve, attempt: Attempt) -> StepComple
         attempt=attempt.perform.attempt,
         duration_ms=round((time.monotonic() - began) * 1000),
         records=record_of(response.record),
+        tainted=True,  # whoever wrote the documents wrote what the run goes on with
     )
 
 

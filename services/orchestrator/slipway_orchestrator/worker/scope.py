@@ -29,25 +29,31 @@ class Scope:
         """What each map that is under way goes over."""
         self._declared: tuple[JsonValue, JsonValue] | None = None
 
-    async def names(self, state: RunState, at: Instance | None) -> Names:
-        """What expressions of the step see; of the result for None. Raises ExpressionFailed."""
+    async def names(self, state: RunState, at: Instance | None, seen: "Seen | None" = None) -> Names:
+        """What expressions of the step see; of the result for None. `seen` is told of what came from outside.
+
+        Raises ExpressionFailed.
+        """
+        seen = Seen() if seen is None else seen
+        if state.started is not None and state.started.tainted:
+            seen.tainted = True
         given = state.started.input if state.started else None
         if self._declared is None or self._declared[0] is not given:
             self._declared = given, as_declared(dict(self._definition.input_schema), given)
         indices = () if at is None else at.indices
-        steps = _Steps(state, self._around, indices)
-        items = {} if at is None else await self._items(state, at)
+        steps = _Steps(state, self._around, indices, seen)
+        items = {} if at is None else await self._items(state, at, seen)
         # A mapping that is read, and never written as JSON: only what expressions reach is.
         view = cast(JsonValue, steps)
         return Names({"input": given, "steps": view, **items}, {"input": self._declared[1], "steps": view, **items})
 
-    async def items_of(self, state: RunState, at: Instance) -> list[JsonValue]:
+    async def items_of(self, state: RunState, at: Instance, seen: "Seen | None" = None) -> list[JsonValue]:
         """The list that a map goes over. Raises ExpressionFailed."""
         call = at.step.call
         if not isinstance(call, Map):
             raise TypeError(f"step {at.key} is no map")
         if at.key not in self._lists:
-            names = await self.names(state, at)
+            names = await self.names(state, at, seen)
             value = await render(call.over, lambda source: self._evaluator.evaluate(source, names))
             if not isinstance(value, list):
                 raise ExpressionFailed(f"a map goes over a list, not over {_kind(value)}")
@@ -58,7 +64,7 @@ class Scope:
         """A map has ended."""
         self._lists.pop(key, None)
 
-    async def _items(self, state: RunState, at: Instance) -> dict[str, JsonValue]:
+    async def _items(self, state: RunState, at: Instance, seen: "Seen") -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}
         for depth, step in enumerate(self._around.get(at.step.step_id, ())[: len(at.indices)]):
             suffix = "".join(f"[{index}]" for index in at.indices[:depth])
@@ -66,15 +72,28 @@ class Scope:
             items, index = await self.items_of(state, around), at.indices[depth]
             if index >= len(items):
                 raise ExpressionFailed(f"{around.key} had more items when it began than it has now")
+            map_state = state.steps.get(around.key)
+            seen.tainted = seen.tainted or (map_state is not None and map_state.input_tainted)
             name = step.call.name if isinstance(step.call, Map) else ""
             found[name], found[INDEX] = items[index], index
         return found
 
 
+class Seen:
+    """What expressions have looked at."""
+
+    def __init__(self) -> None:
+        self.tainted = False
+        """Something came from outside, or derives from what did."""
+
+
 class _Steps(Mapping[str, JsonValue]):
     """`steps` in expressions: null for a step that did not run."""
 
-    def __init__(self, state: RunState, around: Mapping[str, tuple[Step, ...]], indices: tuple[int, ...]) -> None:
+    def __init__(
+        self, state: RunState, around: Mapping[str, tuple[Step, ...]], indices: tuple[int, ...], seen: Seen
+    ) -> None:
+        self._noted = seen
         self._state = state
         self._around = around
         self._indices = indices
@@ -82,6 +101,8 @@ class _Steps(Mapping[str, JsonValue]):
     def __getitem__(self, name: str) -> JsonValue:
         maps = self._around[name]
         known = self._state.steps.get(name + "".join(f"[{index}]" for index in self._indices[: len(maps)]))
+        if known is not None and known.tainted:
+            self._noted.tainted = True
         return _seen(known)
 
     def __contains__(self, name: object) -> bool:

@@ -109,6 +109,7 @@ def _completed(attempt: Attempt, answer: Completion, began: float, more: Mapping
         usage=answer.usage,
         cost_usd=answer.cost_usd,
         records=answer.records,
+        tainted=attempt.tainted or None,
     )
 
 

@@ -69,6 +69,12 @@ class World:
     """Messages of sessions: role and content."""
     tool: Callable[[str, Any, int], Awaitable[Any]] | None = None
     """Behaviour of the tools: name, arguments and attempt to output; may raise."""
+    guarded: set[str] = field(default_factory=set)
+    """Tools that policy lets act on what came from outside with an approval only."""
+    outside: set[str] = field(default_factory=set)
+    """Tools whose answers come from outside."""
+    tainted: set[str] = field(default_factory=set)
+    """Steps whose tool was told that its arguments derive from what came from outside."""
     revoked: bool = False
     disabled: bool = False
     away: set[str] = field(default_factory=set)
@@ -194,13 +200,17 @@ class Tools(tools_pb2_grpc.ToolsServiceServicer):
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def GetTool(self, request: Any, context: Any) -> Any:
+    async def DescribeTool(self, request: Any, context: Any) -> Any:
         if "tools" in self.world.away:
             raise Unavailable("away")
         if request.tool not in _SCHEMAS:
             raise NotFound("no such tool")
         schema = json.dumps(_SCHEMAS[request.tool])
-        return tools_pb2.GetToolResponse(tool=tools_pb2.Tool(tool=request.tool, input_schema_json=schema))
+        return tools_pb2.DescribeToolResponse(
+            tool=tools_pb2.Tool(tool=request.tool, input_schema_json=schema),
+            allowed=True,
+            approval_required=request.arguments_tainted and request.tool in self.world.guarded,
+        )
 
     async def InvokeTool(self, request: Any, context: Any) -> Any:
         world = self.world
@@ -210,6 +220,8 @@ class Tools(tools_pb2_grpc.ToolsServiceServicer):
             if request.HasField("approval"):
                 assert request.approval.arguments_digest == digest(arguments)
                 world.proofs[request.effect.key] = request.approval
+            if request.arguments_tainted:
+                world.tainted.add(request.effect.key.split("/")[1])
             if world.tool is not None:
                 output = await world.tool(request.tool, arguments, request.effect.attempt)
             else:
@@ -217,7 +229,10 @@ class Tools(tools_pb2_grpc.ToolsServiceServicer):
             if isinstance(output, tools_pb2.ToolError):
                 return tools_pb2.InvokeToolResponse(error=output, record=_record(request.effect.key))
             return tools_pb2.InvokeToolResponse(
-                output_json=json.dumps(output), duration_ms=1, record=_record(request.effect.key)
+                output_json=json.dumps(output),
+                duration_ms=1,
+                record=_record(request.effect.key),
+                output_tainted=request.arguments_tainted or request.tool in world.outside,
             )
 
         return await world.once(request.effect, act)

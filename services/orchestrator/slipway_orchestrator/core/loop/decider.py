@@ -43,7 +43,7 @@ class LoopDecider(Workflow):
         if unrolled.fault is not None:
             message = f"the answer does not fit the output's schema: {unrolled.fault}"
             return (Append((RunFailed("OUTPUT_INVALID", message[:2000], unrolled.steps[-1].step_id),)),)
-        return (Append((RunSucceeded(unrolled.output),)),)
+        return (Append((RunSucceeded(unrolled.output, state.tainted or None),)),)
 
     def _unrolled(self, state: RunState) -> Unrolled:
         known = state.cursors.get("loop")

@@ -288,7 +288,9 @@ class _Walk:
                     too_large = failed(at, 1, "OUTPUT_TOO_LARGE", "the outputs of its steps are too large together")
                     self._events.append(too_large)
                 else:
-                    self._events.append(StepCompleted(at.key, at.step.type, output.value, attempt=1))
+                    self._events.append(
+                        StepCompleted(at.key, at.step.type, output.value, attempt=1, tainted=output.tainted or None)
+                    )
         elif isinstance(outcome, _Failed):
             if self._draining:
                 return None

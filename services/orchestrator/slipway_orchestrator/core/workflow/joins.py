@@ -18,24 +18,33 @@ class Output:
     """The output."""
 
     value: JsonValue
+    tainted: bool
+    """Part of it came from outside."""
 
 
 def output_of(state: RunState, at: Instance, known: StepState) -> Output | None:
     """The output of a step whose inner steps are all finished; None when it is too large."""
     suffix = "".join(f"[{index}]" for index in at.indices)
     value: JsonValue
+    keys: list[str] = []
     match at.step.call:
         case Parallel(steps=steps):
-            value = {step.step_id: _output(state, step.step_id + suffix) for step in steps} if at.step.named else None
+            keys = [step.step_id + suffix for step in steps]
+            outputs = {step.step_id: _output(state, key) for step, key in zip(steps, keys, strict=True)}
+            value = outputs if at.step.named else None
         case Branch():
             value = known.input
         case Map(steps=steps):
             count = known.input["count"] if isinstance(known.input, dict) else 0
             last = steps[-1].step_id + suffix
-            value = [_output(state, f"{last}[{index}]") for index in range(count if isinstance(count, int) else 0)]
+            keys = [f"{last}[{index}]" for index in range(count if isinstance(count, int) else 0)]
+            value = [_output(state, key) for key in keys]
         case other:
             raise TypeError(f"{type(other).__name__} holds no steps")
-    return Output(value) if len(json.dumps(value)) <= MAX_OUTPUT else None
+    if len(json.dumps(value)) > MAX_OUTPUT:
+        return None
+    tainted = state.tainted and any(key in state.steps and state.steps[key].tainted for key in keys)
+    return Output(value, tainted)
 
 
 def _output(state: RunState, key: str) -> JsonValue:

@@ -24,6 +24,7 @@ from slipway_orchestrator.core.events import (
     ApprovalReminded,
     ApprovalRequested,
     RunFailed,
+    RunPaused,
     StepCompleted,
     StepStarted,
 )
@@ -53,6 +54,9 @@ def next_of(state: RunState, at: Instance, known: StepState, now: datetime) -> A
             return _waited(state, at, known, now)
         case Phase.STARTED if isinstance(at.step.call, AgentCall):
             return None
+        case Phase.RETRYING if known.error is not None and known.error[0] == "LIMIT_COST":
+            code, message = known.error
+            return Append((RunPaused(message, code, evidence={"step": at.key}),))
         case Phase.RETRYING if known.retry_at is not None:
             return None if now < known.retry_at else _again(at, known, known.occurrence, None)
         case Phase.UNCERTAIN:
@@ -128,7 +132,8 @@ def _again(at: Instance, known: StepState, occurrence: int, approval_id: str | N
     if isinstance(at.step.call, AgentCall):
         return Spawn(at, attempt, occurrence, known.input, approval_id)
     approved = approval_id or (known.decision.approval_id if known.decision else None)
-    return Append((StepStarted(at.key, at.step.type, attempt, known.input, occurrence, approved),))
+    tainted = known.input_tainted or None
+    return Append((StepStarted(at.key, at.step.type, attempt, known.input, occurrence, approved, tainted=tainted),))
 
 
 def _escalate(state: RunState, at: Instance, known: StepState, reason: str) -> Ask:
@@ -165,7 +170,9 @@ def _decided(at: Instance, known: StepState, asked: ApprovalRequested, decision:
             edited = known.attempt > 0 and known.input != value
             occurrence = known.occurrence + 1 if edited else known.occurrence
             attempt = known.attempt + 1
-            return Append((StepStarted(at.key, step.type, attempt, value, occurrence, decision.approval_id),))
+            tainted = known.input_tainted or None
+            started = StepStarted(at.key, step.type, attempt, value, occurrence, decision.approval_id, tainted=tainted)
+            return Append((started,))
         case "approve" if not isinstance(step.call, Approval):
             return _again(at, known, known.occurrence, decision.approval_id)
         case "approve" | "respond":
