@@ -450,3 +450,29 @@ def test_a_caller_over_its_rate_is_told_when_to_come_back(other_gateway: Any, is
         for _ in range(2)
     ]
     assert statuses == [200, 429]
+
+
+@pytest.mark.parametrize(
+    "params", [{"name": 7}, {}, {"name": "crm.find", "arguments": "text"}, {"name": "crm.find", "arguments": []}, 7]
+)
+@pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])
+def test_wrong_parameters_are_an_error_that_shows_nothing_of_the_inside(
+    alice: Any, services: Any, params: Any, version: str
+) -> None:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": version,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    if isinstance(params, dict) and version == "2026-07-28":
+        params = {**params, "_meta": meta}
+    name = params.get("name") if isinstance(params, dict) else None
+    headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": version}
+    headers |= {"Mcp-Method": "tools/call"} | ({"Mcp-Name": name} if isinstance(name, str) else {})
+    answer = alice.post(
+        "/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, headers=headers
+    )
+    assert answer.status_code in (200, 400)
+    assert '"error"' in answer.text
+    for inside in ("pydantic", "Traceback", "CallToolRequest", "mcp_types"):
+        assert inside not in answer.text
+    assert services.asked("InvokeTool") == 0

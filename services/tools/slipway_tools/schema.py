@@ -19,6 +19,8 @@ from slipway_tools.errors import InvalidTool
 
 SCHEMA_LIMIT = 64 * 1024
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# What most MCP servers declare. Where the two differ (`items` as a list, `dependencies`), a schema is refused.
+_DRAFT_7 = frozenset({"http://json-schema.org/draft-07/schema#", "http://json-schema.org/draft-07/schema"})
 _MOST_VIOLATIONS = 20
 _REFERENCES = ("$ref", "$dynamicRef")
 
@@ -49,8 +51,9 @@ def parse_schema(text: str, *, field: str, of_object: bool) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidTool("must be a JSON object", field=field)
     schema = cast("dict[str, Any]", schema)
-    if schema.get("$schema", _DIALECT) != _DIALECT:
-        raise InvalidTool(f"only {_DIALECT} is understood", field=f"{field}/$schema")
+    dialect = schema.get("$schema", _DIALECT)
+    if dialect != _DIALECT and dialect not in _DRAFT_7:
+        raise InvalidTool(f"only {_DIALECT} and Draft 7 are understood", field=f"{field}/$schema")
     if of_object and schema.get("type") != "object":
         raise InvalidTool('must have "type": "object"', field=f"{field}/type")
     try:
@@ -59,7 +62,9 @@ def parse_schema(text: str, *, field: str, of_object: bool) -> dict[str, Any]:
         raise InvalidTool(_short(error.message), field=field + pointer(error.absolute_path)) from error
     except RecursionError as error:
         raise InvalidTool("is nested too deeply", field=field) from error
-    _check_closed(schema, field)
+    for name, value in schema.items():
+        if name != "$schema":
+            _check_closed({name: value}, field)
     return schema
 
 
@@ -73,6 +78,11 @@ def _check_closed(node: Any, path: str) -> None:
         where = f"{path}/{_escape(name)}"
         if name in _REFERENCES and isinstance(value, str) and not value.startswith("#"):
             raise InvalidTool("refers to another document: copy it into $defs", field=where)
+        if name == "$schema" and isinstance(value, str):
+            # The validator would change over to another one, with Python's expressions.
+            raise InvalidTool("may stand at the root only", field=where)
+        if name == "dependencies" and isinstance(value, dict) and not path.endswith("/properties"):
+            raise InvalidTool("is not supported: use dependentRequired or dependentSchemas", field=where)
         if name == "patternProperties":
             raise InvalidTool("is not supported: use propertyNames with a pattern", field=where)
         if name == "pattern" and isinstance(value, str):
@@ -88,7 +98,9 @@ def _check_closed(node: Any, path: str) -> None:
 
 def violations(schema: dict[str, Any], instance: Any) -> list[FieldViolation]:
     """What is wrong with `instance`, by JSON pointer into it; empty when it is valid. At most twenty."""
-    validator = _Validator(schema, registry=Registry())
+    # A reference to the root would make the validator change over to the dialect that stands there.
+    plain = {name: value for name, value in schema.items() if name != "$schema"}
+    validator = _Validator(plain, registry=Registry())
     found: list[FieldViolation] = []
     try:
         for error in validator.iter_errors(instance):

@@ -434,3 +434,42 @@ async def test_credentials_stand_in_references_only(desk: Desk) -> None:
         error = await desk.refused(desk.connect(**http))
         assert [violation.field for violation in error.violations] == [field]
     assert (await desk.refused(desk.connect(headers={"X-Token": "secret:globex-key"}))).reason == "SECRET_UNAVAILABLE"
+
+
+async def test_schemas_of_draft_7_are_taken_and_what_it_has_otherwise_is_refused(desk: Desk) -> None:
+    draft = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}
+    order = {"type": "string", "pattern": "^A-[0-9]+$"}
+    node = {"properties": {"order": order, "dependencies": {"type": "object"}, "again": {"$ref": "#"}}}
+    desk.poison.change(inputSchema={**draft, **node, "required": ["order"], "definitions": {"order": order}})
+    await desk.ready()
+    assert (await desk.invoke({"order": "A-1", "again": {"order": "A-2"}})).error.code == ""
+    error = await desk.refused(desk.invoke({"order": "A-1", "again": {"order": "B"}}))
+    assert [violation.field for violation in error.violations] == ["/again/order"]
+    for number, wrong in enumerate(
+        (
+            {"dependencies": {"a": ["b"]}},
+            {"properties": {"a": {"items": [{"type": "string"}]}}},
+            {"properties": {"a": {"$schema": "http://json-schema.org/draft-04/schema#", "pattern": "(a+)+$"}}},
+        )
+    ):
+        desk.poison.tools = [{"name": f"wrong{number}", "inputSchema": {**draft, **wrong}}]
+        assert (await desk.tools())[f"wrong{number}"].state == pb.MCP_TOOL_STATE_INVALID
+
+
+async def test_one_event_without_end_is_cut_off(desk: Desk) -> None:
+    await desk.ready()
+
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.end_headers()
+        handler.close_connection = True
+        try:
+            handler.wfile.write(b"event: message\ndata: ")
+            while True:
+                handler.wfile.write(b"x" * (1 << 16))
+        except OSError:
+            return
+
+    desk.poison.call = flood
+    assert (await desk.invoke()).error.code == "OUTPUT_TOO_LARGE"

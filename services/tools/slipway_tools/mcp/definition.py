@@ -14,7 +14,7 @@ from slipway_tools import schema
 from slipway_tools.tool import Declaration, McpSource, SideEffect
 
 TOOLS_LIMIT = 256  # of one server
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _NAME_LIMIT = 64
 _DESCRIPTION_LIMIT = 8 * 1024
 _SHOWN = 200
@@ -52,7 +52,7 @@ class Definition:
         if len(tool_name(server, self.name)) > _NAME_LIMIT:
             return f"its name in here would be longer than {_NAME_LIMIT} characters"
         if not _NAME.fullmatch(self.name):
-            return "the name must be 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`, and begin with a letter or digit"
+            return "the name must be 1 to 64 of A-Z, a-z, 0-9, `.`, `_`, `-`, and not begin with a dot or dash"
         if len(self.description) > _DESCRIPTION_LIMIT:
             return f"the description is longer than {_DESCRIPTION_LIMIT} characters"
         try:

@@ -178,7 +178,8 @@ class _Tokens(TokenStorage):
 
 @asynccontextmanager
 async def _connected(url: str, web: Any) -> AsyncGenerator[Client]:
-    transport = streamable_http_client(url, http_client=web)
+    # What an exchange may carry is bounded below, whatever its form.
+    transport = streamable_http_client(url, http_client=web, max_sse_event_size=None)
     async with Client(transport, client_info=types.Implementation(name="slipway", version="1"), cache=None) as session:
         yield session
 

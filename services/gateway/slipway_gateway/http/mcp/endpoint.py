@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import INVALID_REQUEST
 from slipway_chassis.errors import PermissionDenied, SlipwayError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,10 +24,20 @@ from slipway_gateway.http.mcp.server import McpTools
 from slipway_gateway.http.problems import problem_response
 from slipway_gateway.http.rejections import MethodNotAllowed
 from slipway_gateway.http.route import StrictRequest, admit, read_json
+from slipway_gateway.strict_json import JsonValue
 
 PATH: Final = "/mcp"
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 _SESSION_HEADER: Final = "mcp-session-id"
+
+
+_NO_MESSAGE: Final = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": None,
+        "error": {"code": INVALID_REQUEST, "message": "the body is not one JSON-RPC request or notification"},
+    }
+)
 
 
 class OriginNotAllowed(PermissionDenied):
@@ -72,7 +83,9 @@ class McpEndpoint:
         if request.method != "POST":
             return problem_response(MethodNotAllowed(f"{PATH} takes POST"), PATH, {"allow": "POST, DELETE"})
         await read_json(request)
-        message = cast("dict[str, Any]", request.parsed) if isinstance(request.parsed, dict) else {}
+        message = _message(request.parsed)
+        if message is None:
+            return Response(_NO_MESSAGE, 400, headers=dict(admission.headers), media_type="application/json")
         if message.get("method") == "notifications/cancelled":
             params: Any = message.get("params")
             if isinstance(params, dict):
@@ -134,6 +147,21 @@ class ResourceMetadata:
         }
         headers = {"cache-control": "public, max-age=300", "access-control-allow-origin": "*"}
         await Response(json.dumps(document), headers=headers, media_type="application/json")(scope, receive, send)
+
+
+def _message(parsed: JsonValue) -> dict[str, Any] | None:
+    """A request or notification of JSON-RPC 2.0; None for anything else, a batch or a response included.
+
+    The official server would answer with what its own parser says.
+    """
+    if not isinstance(parsed, dict) or parsed.get("jsonrpc") != "2.0" or not isinstance(parsed.get("method"), str):
+        return None
+    if not isinstance(parsed.get("params", {}), dict):
+        return None
+    identifier = parsed.get("id", 0)
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+        return None
+    return cast("dict[str, Any]", parsed)
 
 
 def resource_url(gateway: Gateway, request: Request, path: str) -> str:
