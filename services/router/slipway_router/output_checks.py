@@ -17,6 +17,7 @@ from slipway_router.errors import BadOutput, MalformedToolCall
 
 _MOST_ERROR_CHARACTERS = 200
 _MOST_BACKTRACKING = 100_000
+_MOST_KEPT_CHARACTERS = 32 * 1024
 _FENCED = re.compile(r"\A\s*```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 
 
@@ -109,11 +110,17 @@ class Validator:
 NO_CHECKS = OutputChecks()
 
 
-@lru_cache(maxsize=512)
 def output_checks(
     tools_json: str, tool_choice_json: str, response_format_json: str, single_tool_call: bool = False
 ) -> OutputChecks:
     """The checks for a request with these texts; raises InvalidArgument for a schema that is none."""
+    # Callers choose the texts: what is kept of them has a bound.
+    is_small = len(tools_json) + len(response_format_json) <= _MOST_KEPT_CHARACTERS
+    make = _kept if is_small else _made
+    return make(tools_json, tool_choice_json, response_format_json, single_tool_call)
+
+
+def _made(tools_json: str, tool_choice_json: str, response_format_json: str, single_tool_call: bool) -> OutputChecks:
     tools: dict[str, Validator | None] = {}
     for index, tool in enumerate(json.loads(tools_json) if tools_json else ()):
         function = tool["function"]
@@ -133,6 +140,9 @@ def output_checks(
             raise InvalidArgument("json_schema needs a schema", field=place)
         content = _validator(schema, place)
     return OutputChecks(tools, True, content, single_tool_call, _choice(tool_choice_json))
+
+
+_kept = lru_cache(maxsize=256)(_made)
 
 
 def _choice(tool_choice_json: str) -> str:
