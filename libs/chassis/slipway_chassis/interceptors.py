@@ -24,8 +24,6 @@ from slipway_chassis.tokens import InvalidToken
 
 _log = get_logger(__name__)
 _HEALTH = "/grpc.health.v1.Health/"
-# Each call in a link is admitted by itself.
-_LINK = "/slipway.link.v1.LinkService/Exchange"
 # Codes that say that the server is at fault (OpenTelemetry, RPC conventions); the others are the caller's.
 _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
@@ -58,13 +56,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler of the method called, wrapped; health checks and links pass as they are."""
+        """The handler of the method called, wrapped; health checks pass as they are."""
         method = str(handler_call_details.method)
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
             # Unknown methods have no handler; gRPC answers UNIMPLEMENTED. They are not kept: their number has no bound.
-            if handler is None or method.startswith(_HEALTH) or method == _LINK:
+            if handler is None or method.startswith(_HEALTH):
                 return handler
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped

@@ -1,13 +1,14 @@
-"""Unary calls over links (slipway.link.v1): calls that wait at the same time share one message of a long stream.
+"""Unary calls over links (slipway.link.v1): calls that wait at the same time share one message of a lasting connection.
 
 ``connect_linked`` makes what goes where a channel goes: stubs made with it call unary methods over links, with the same
 errors and the same time-outs, and streams as ever. A few links are open at once, so that calls spread over the replicas
-of a server, and each is replaced after a while, so that new replicas are found. A server that knows no links is called
-without.
+of a server, and each is replaced after a while, so that new replicas are found. Where no link can be had, calls go by
+themselves.
 """
 
 import asyncio
 import contextvars
+import ipaddress
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -17,29 +18,36 @@ from google.rpc.status_pb2 import Status
 from slipway.link.v1 import link_pb2, link_pb2_grpc
 
 from slipway_chassis.channel import connect
+from slipway_chassis.frames import PREFACE, FrameError, Frames, frame, keep_alive
 from slipway_chassis.grpc_errors import DETAILS_KEY
+from slipway_chassis.logs import get_logger
 
 LINKS: Final = 4
-MOST_BATCH_BYTES: Final = 1024 * 1024
-"""A message takes no further call beyond this size."""
 _MOST_REQUEST_BYTES = 4 * 1024 * 1024  # what is larger goes by itself: it would hold up everybody else's calls
+_MOST_BATCH_BYTES = 1024 * 1024  # a message takes no further call beyond this size
 _AGE = 300.0  # seconds after which a link is replaced
-_WITHOUT = 60.0  # seconds for which a server without links is not asked again
+_OPEN_TIMEOUT = 2.0  # seconds until calls go by themselves
+_WITHOUT = 10.0  # seconds for which no link is asked for after there was none
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+_log = get_logger(__name__)
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 def connect_linked(target: str) -> grpc.aio.Channel:
     """As `channel.connect`, for a service that is called so often that links pay."""
-    return cast(grpc.aio.Channel, LinkedChannel(connect(target)))
+    return cast(grpc.aio.Channel, LinkedChannel(connect(target), target))
 
 
 class LinkedChannel:
     """A channel whose unary calls go over links. Close it as the channel that it was made of."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, links: int = LINKS) -> None:
+    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
         self._channel = channel
         self._stub = link_pb2_grpc.LinkServiceStub(channel)
-        self._links: list[_Link | None] = [None] * links
+        # Its own loopback is where another machine's process is not.
+        self._same_machine = _is_loopback(target.rpartition("/")[2].rpartition(":")[0])
+        self._links: list[_Link | None] = [None] * LINKS
         self._turn = 0
         self._without_until = float("-inf")
 
@@ -55,24 +63,39 @@ class LinkedChannel:
         """Close all links, then the channel."""
         for link in self._links:
             if link is not None:
-                link.cancel()
+                link.abort()
         await self._channel.close(grace)
 
-    def link(self) -> "_Link | None":
-        """The link for the next call; None while the server knows none. Calls of one moment get the same."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._without_until:
-            return None
+    def link(self, metadata: Metadata) -> "_Link | None":
+        """The link for the next call; None while there is none to be had. Calls of one moment get the same."""
         link = self._links[self._turn]
         if link is None or link.retired:
-            link = self._links[self._turn] = _Link(self._stub.Exchange(), loop, self._on_flush, self._on_unknown)
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._without_until:
+                return None
+            link = self._links[self._turn] = _Link(loop, self._next_turn)
+            link.opening = loop.create_task(self._open(link, metadata), context=contextvars.Context())
         return link
 
-    def _on_flush(self) -> None:
+    def _next_turn(self) -> None:
         self._turn = (self._turn + 1) % len(self._links)
 
-    def _on_unknown(self) -> None:
-        self._without_until = asyncio.get_running_loop().time() + _WITHOUT
+    async def _open(self, link: "_Link", metadata: Metadata) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT):
+                request = link_pb2.GetLinkAddressRequest()
+                told = await self._stub.GetLinkAddress(request, metadata=tuple(metadata), timeout=_OPEN_TIMEOUT)
+                host, _, port = told.address.rpartition(":")
+                host = host.strip("[]")
+                if _is_loopback(host) and not self._same_machine:
+                    raise ConnectionRefusedError("the server takes links on its own machine only")
+                await loop.create_connection(lambda: link, host, int(port))
+        except (grpc.aio.AioRpcError, OSError, ValueError) as error:
+            self._without_until = loop.time() + _WITHOUT
+            reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            _log.info("link.none", reason=reason, retry_in=_WITHOUT)
+            link.give_up()
 
 
 class _Method:
@@ -92,13 +115,13 @@ class _Method:
         request: Any,
         *,
         timeout: float | None = None,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
+        metadata: Metadata = (),
         wait_for_ready: bool | None = None,
     ) -> Any:
         """The response. Raises grpc.aio.AioRpcError."""
         data = self._serialize(request)
         by_itself = timeout is None or wait_for_ready or len(data) > _MOST_REQUEST_BYTES
-        link = None if by_itself else self._channel.link()
+        link = None if by_itself else self._channel.link(metadata)
         if link is None or timeout is None:
             return await self._plain(request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         headers = dict(metadata)
@@ -112,37 +135,35 @@ class _Method:
         )
         try:
             answer = await link.call(call, timeout)
-        except _UnknownService:
+        except _NoLink:
             return await self._plain(request, timeout=timeout, metadata=metadata)
         if answer.HasField("status"):
             raise _error_of(answer.status)
         return self._deserialize(answer.response)
 
 
-class _UnknownService(Exception):
-    """The server knows no links; the call was not begun."""
+class _NoLink(Exception):
+    """No connection was made; the call was not sent."""
 
 
-class _Link:
-    """One stream."""
+class _Link(asyncio.Protocol):
+    """One connection and the calls under way over it."""
 
-    def __init__(
-        self, stream: Any, loop: asyncio.AbstractEventLoop, on_flush: Callable[[], None], on_unknown: Callable[[], None]
-    ) -> None:
-        self._stream = stream
+    opening: asyncio.Task[None]
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_flush: Callable[[], None]) -> None:
         self._loop = loop
         self._on_flush = on_flush
-        self._on_unknown = on_unknown
+        self._transport: Any = None
+        self._frames = Frames()
         self._last = 0
         self._waiting: dict[int, asyncio.Future[link_pb2.Answer]] = {}
         self._calls: list[link_pb2.Call] = []
         self._cancelled: list[int] = []
-        self._writer: asyncio.Task[None] | None = None
-        self._said_all = False
-        # Replaced at different times, and no call's context is kept for the link's life.
-        self._ends = loop.time() + _AGE * random.uniform(0.8, 1.2)  # noqa: S311
+        self._flushing = self._paused = self._ended = False
         self._closing = False
-        self._reader = loop.create_task(self._read(), context=contextvars.Context())
+        # Replaced at different times.
+        self._ends = loop.time() + _AGE * random.uniform(0.8, 1.2)  # noqa: S311
 
     @property
     def retired(self) -> bool:
@@ -152,92 +173,109 @@ class _Link:
         return self._closing
 
     async def call(self, call: link_pb2.Call, timeout: float) -> link_pb2.Answer:
-        """Send a call and wait for its answer. Raises grpc.aio.AioRpcError, _UnknownService."""
+        """Send a call and wait for its answer. Raises grpc.aio.AioRpcError, _NoLink."""
         self._last += 1
         number = call.number = self._last
         answer: asyncio.Future[link_pb2.Answer] = self._loop.create_future()
         self._waiting[number] = answer
         self._calls.append(call)
-        self._wake()
+        self._flush_soon()
         alarm = self._loop.call_later(timeout, _time_out, answer)
         try:
             return await answer
         except BaseException:
-            if self._waiting.pop(number, None) is not None and not self._reader.done():
+            if self._waiting.pop(number, None) is not None:
                 # Cancelled or too late: whatever the server does for it is of no use any more.
                 self._cancelled.append(number)
-                self._wake()
+                self._flush_soon()
             raise
         finally:
             alarm.cancel()
             if self._closing:
                 self._retire()
 
-    def cancel(self) -> None:
+    def give_up(self) -> None:
+        """No connection could be made."""
+        self._end(_NoLink())
+
+    def abort(self) -> None:
         """End the link at once; calls under way fail."""
-        self._closing = True
-        self._stream.cancel()
+        self.opening.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(_error(grpc.StatusCode.UNAVAILABLE, "the link was closed"))
 
     def _retire(self) -> None:
-        """Take no more calls; when the last one is answered, the stream ends."""
+        """Take no more calls; after the last answer the connection ends."""
         self._closing = True
-        if not self._waiting and not self._said_all:
-            self._said_all = True
-            self._wake()
+        if not self._waiting and self._transport is not None:
+            self._transport.close()
 
-    def _wake(self) -> None:
-        if self._writer is None:
-            # Begins after whatever runs now, so that calls of the same moment go together.
-            self._writer = self._loop.create_task(self._write(), context=contextvars.Context())
+    def _flush_soon(self) -> None:
+        if not self._flushing and self._transport is not None and not self._paused:
+            # After whatever runs now, so that calls of the same moment go together.
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
-    async def _write(self) -> None:
+    def _flush(self) -> None:
+        self._flushing = False
+        while (self._calls or self._cancelled) and not self._paused and not self._ended:
+            calls, size = 0, 0
+            for call in self._calls:
+                size += len(call.request)
+                if calls and size > _MOST_BATCH_BYTES:
+                    break
+                calls += 1
+            message = link_pb2.CallerMessage(calls=self._calls[:calls], cancelled=self._cancelled)
+            del self._calls[:calls]
+            self._cancelled = []
+            self._transport.write(frame(message))
+            self._on_flush()
+
+    def _end(self, failure: Exception) -> None:
+        self._closing = self._ended = True
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(failure)
+        self._waiting.clear()
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        keep_alive(transport)
+        self._transport.write(PREFACE)
+        self._flush_soon()
+
+    def data_received(self, data: bytes) -> None:
         try:
-            while self._calls or self._cancelled:
-                calls, size = 0, 0
-                for call in self._calls:
-                    size += len(call.request)
-                    if calls and size > MOST_BATCH_BYTES:
-                        break
-                    calls += 1
-                message = link_pb2.ExchangeRequest(calls=self._calls[:calls], cancelled=self._cancelled)
-                del self._calls[:calls]
-                self._cancelled = []
-                self._on_flush()
-                await self._stream.write(message)
-            if self._said_all:
-                await self._stream.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-            # The stream is over; the reader knows why, and tells whoever waits.
-            self._closing = True
-        finally:
-            self._writer = None
-
-    async def _read(self) -> None:
-        failure = _error(grpc.StatusCode.UNAVAILABLE, "the link was closed")
-        try:
-            while (message := await self._stream.read()) is not grpc.aio.EOF:
+            for part in self._frames.take(data):
+                message = link_pb2.ServerMessage.FromString(part)
                 for answer in message.answers:
                     waiting = self._waiting.pop(answer.number, None)
                     if waiting is not None and not waiting.done():
                         waiting.set_result(answer)
                 if message.closing:
                     self._retire()
-            if (code := await self._stream.code()) is not grpc.StatusCode.OK:
-                failure = _error(code, await self._stream.details())
-        except grpc.aio.AioRpcError as error:
-            failure = error
-        except asyncio.CancelledError:
-            if not self._closing:
-                raise
-        finally:
-            self._closing = True
-            unknown = failure.code() is grpc.StatusCode.UNIMPLEMENTED
-            if unknown:
-                self._on_unknown()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(_UnknownService() if unknown else failure)
-            self._waiting.clear()
+        except FrameError:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(_error(grpc.StatusCode.UNAVAILABLE, "the link was closed"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush_soon()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _time_out(answer: "asyncio.Future[link_pb2.Answer]") -> None:

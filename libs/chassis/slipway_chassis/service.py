@@ -6,18 +6,17 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from prometheus_client import Counter
-from slipway.link.v1 import link_pb2_grpc
 
 from slipway_chassis import telemetry
 from slipway_chassis.channel import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from slipway_chassis.interceptors import ServerInterceptor
-from slipway_chassis.link_server import LinkServicer
+from slipway_chassis.link_server import LinkServer
 from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
 from slipway_chassis.settings import CoreSettings
@@ -83,11 +82,11 @@ async def run_service(
     verifier = CallerTokenVerifier(settings.caller_jwks_file)
     interceptor = ServerInterceptor(verifier, public_methods)
     server = grpc.aio.server(interceptors=[interceptor], options=_SERVER_OPTIONS)
-    links = LinkServicer(interceptor.unary)
-    link_pb2_grpc.add_LinkServiceServicer_to_server(cast(Any, links), server)
+    links = LinkServer(interceptor.unary)
     health = _Health(servicers(links.serving(server)), readiness or {})
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     ports = {"grpc": _bind(server, settings.grpc_listen)}
+    ports["links"] = await links.start(settings.link_listen)
     ops = OpsServer(lambda: health.missing)
     ops_host, _, ops_port = settings.metrics_listen.rpartition(":")
     ports["metrics"] = await ops.start(ops_host.strip("[]"), int(ops_port))
@@ -105,12 +104,12 @@ async def run_service(
             # No check that passes may say "ready" again.
             watch.cancel()
             await health.stop()
-            links.close()
-            await server.stop(settings.shutdown_grace)
+            await asyncio.gather(server.stop(settings.shutdown_grace), links.stop(settings.shutdown_grace))
             for task in tasks:
                 task.cancel()
     finally:
         await server.stop(None)
+        await links.stop(0)
         await ops.close()
         if on_stop is not None:
             await on_stop()

@@ -18,6 +18,9 @@ class CoreSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     grpc_listen: str = Field("127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
+    link_listen: str = Field(
+        "127.0.0.1:0", description="address on which links are taken; callers are told it, so it names this machine"
+    )
     metrics_listen: str = Field("127.0.0.1:0", description="address of /metrics, /livez and /readyz")
     database_url: SecretStr = Field(description="postgresql:// URL of the service's own database")
     caller_jwks_file: Path = Field(description="public keys (JWKS) of the internal caller tokens")

@@ -7,21 +7,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import grpc
 import pytest
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
 from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
-from slipway.link.v1 import link_pb2_grpc
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway_chassis.caller import Caller
 from slipway_chassis.channel import connect
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.interceptors import ServerInterceptor
 from slipway_chassis.link import connect_linked
-from slipway_chassis.link_server import LinkServicer
+from slipway_chassis.link_server import LinkServer
 from slipway_chassis.postgres import migrate, open_pool
 from slipway_chassis.tokens import CallerTokenVerifier
 
@@ -127,7 +126,7 @@ class Running:
     identity_servicer: Identity
     audit: audit_pb2_grpc.AuditServiceStub
     linked_audit: audit_pb2_grpc.AuditServiceStub
-    links: LinkServicer
+    links: LinkServer
     identity: identity_pb2_grpc.IdentityServiceStub
     files: memory_pb2_grpc.FilesServiceStub
 
@@ -138,9 +137,7 @@ async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool
     public = frozenset({"/slipway.identity.v1.IdentityService/IssueServiceToken"})
     interceptor = ServerInterceptor(verifier, public)
     server = grpc.aio.server(interceptors=[interceptor])
-    links = LinkServicer(interceptor.unary)
-    if with_links:
-        link_pb2_grpc.add_LinkServiceServicer_to_server(cast(Any, links), server)
+    links = LinkServer(interceptor.unary)
     serving = links.serving(server)
     audit, identity = Audit(), Identity()
     audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, serving)
@@ -148,6 +145,8 @@ async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool
     memory_pb2_grpc.add_FilesServiceServicer_to_server(Files(), serving)
     target = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
+    if with_links:
+        await links.start("127.0.0.1:0")
     channel, linked = connect(target), connect_linked(target)
     try:
         yield Running(
@@ -164,6 +163,7 @@ async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool
     finally:
         await channel.close()
         await linked.close()
+        await links.stop(0)
         await server.stop(None)
 
 

@@ -1,18 +1,22 @@
 """Calls over links behave as calls by themselves do, and share messages."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
-from slipway.audit.v1 import audit_pb2
+from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
+from slipway.link.v1 import link_pb2
 from slipway_chassis import link, telemetry
 from slipway_chassis.caller import current_caller, current_token
-from slipway_chassis.channel import invoke, stream
+from slipway_chassis.channel import connect, invoke, stream
 from slipway_chassis.deadline import remaining
 from slipway_chassis.errors import ErrorKind, FailedPrecondition, FieldViolation, RemoteError
-from slipway_chassis.link_server import LinkServicer
+from slipway_chassis.frames import PREFACE
+from slipway_chassis.link import LINKS, LinkedChannel
+from slipway_chassis.link_server import LinkServer
 from slipway_testkit.waiting import eventually
 
 REQUEST = audit_pb2.GetCheckpointRequest()
@@ -28,36 +32,22 @@ def served(method: str, code: str) -> float:
     return telemetry.registry.get_sample_value(name, {"method": method, "code": code}) or 0
 
 
-class Counting:
-    """A stream's context that counts the messages read from it."""
-
-    def __init__(self, context: Any) -> None:
-        self.write = context.write
-        self._context = context
-        self.messages = 0
-
-    async def read(self) -> Any:
-        message = await self._context.read()
-        self.messages += message is not grpc.aio.EOF
-        return message
-
-
 @pytest.fixture
-def exchanged(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The links that were opened."""
-    opened: list[Counting] = []
-    exchange = LinkServicer.Exchange
+    links: list[Any] = []
+    plain = LinkServer.opened
 
-    async def counting(self: LinkServicer, request_iterator: Any, context: Any) -> None:
-        opened.append(Counting(context))
-        await exchange(self, request_iterator, opened[-1])
+    def counting(self: LinkServer, one: Any) -> None:
+        links.append(one)
+        plain(self, one)
 
-    monkeypatch.setattr(LinkServicer, "Exchange", counting)
-    return opened
+    monkeypatch.setattr(LinkServer, "opened", counting)
+    return links
 
 
 async def test_a_linked_call_has_its_own_caller_trace_and_deadline(
-    exchanged: list[Counting], service: Any, signing: Any
+    opened: list[Any], service: Any, signing: Any
 ) -> None:
     seen: list[Any] = []
 
@@ -83,14 +73,22 @@ async def test_a_linked_call_has_its_own_caller_trace_and_deadline(
     }
     assert sorted(round(left / 20) for *_, left in seen) == [1, 2]
     # Calls of one moment go over one link.
-    assert len(exchanged) == 1
+    assert len(opened) == 1
 
 
-async def test_calls_of_one_moment_share_a_message(exchanged: list[Counting], service: Any, signing: Any) -> None:
+async def test_calls_of_one_moment_share_a_message(service: Any, signing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     token = signing.token()
+    sent: list[link_pb2.CallerMessage] = []
+    frame = link.frame
+
+    def counting(message: Any) -> bytes:
+        sent.append(message)
+        return frame(message)
+
+    monkeypatch.setattr(link, "frame", counting)
     calls = (invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5) for _ in range(50))
     await asyncio.gather(*calls)
-    assert [one.messages for one in exchanged] == [1]
+    assert [len(message.calls) for message in sent] == [50]
 
 
 async def test_an_error_arrives_over_a_link_as_it_was_raised(service: Any, signing: Any) -> None:
@@ -164,24 +162,38 @@ async def test_streams_of_a_linked_channel_are_plain_ones(service: Any, signing:
 
 
 async def test_a_broken_link_ends_its_calls_as_unavailable_and_the_next_call_opens_another(
+    opened: list[Any], service: Any, signing: Any
+) -> None:
+    begun, token = asyncio.Event(), signing.token()
+
+    async def behaviour() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    service.servicer.behaviour = behaviour
+    call = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
+    await asyncio.wait_for(begun.wait(), 10)
+    opened[0].abort()
+    with pytest.raises(RemoteError) as raised:
+        await call
+    assert raised.value.kind is ErrorKind.UNAVAILABLE
+    # A caller whose connection is gone has given up.
+    await asyncio.wait_for(service.servicer.cancelled.wait(), 10)
+    service.servicer.behaviour = service.servicer._nothing
+    for _ in range(LINKS):
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+    assert len(opened) == LINKS + 1
+
+
+async def test_calls_go_on_when_the_server_comes_back(
     serving: Callable[..., Any], signing: Any, free_port: Callable[[], int]
 ) -> None:
     token, port = signing.token(), free_port()
     async with serving(port) as first:
-        begun = asyncio.Event()
-
-        async def behaviour() -> str:
-            begun.set()
-            await asyncio.Event().wait()
-            return ""
-
-        first.servicer.behaviour = behaviour
-        call = asyncio.create_task(invoke(first.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
-        await asyncio.wait_for(begun.wait(), 10)
+        await invoke(first.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
         await first.server.stop(None)
-        with pytest.raises(RemoteError) as raised:
-            await call
-        assert raised.value.kind is ErrorKind.UNAVAILABLE
+        await first.links.stop(0)
         async with serving(port):
 
             async def answered() -> bool:
@@ -206,38 +218,73 @@ async def test_a_server_that_stops_answers_what_is_under_way(service: Any, signi
     token = signing.token()
     call = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=30))
     await asyncio.wait_for(begun.wait(), 10)
-    service.links.close()
-    stopping = asyncio.create_task(service.server.stop(60))
+    stopping = asyncio.create_task(service.links.stop(60))
     going_on.set()
     assert (await call).note == "whole"
-    # The caller has ended its link, so that the server need not wait for its grace to pass.
+    # The caller has closed its link, so that the server need not wait for its grace to pass.
     await asyncio.wait_for(stopping, 20)
 
 
-async def test_a_link_that_closes_gives_way_to_another(exchanged: list[Counting], service: Any, signing: Any) -> None:
-    token = signing.token()
-    # One call after the other goes over all links.
-    for _ in range(4):
-        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
-    assert len(exchanged) == 4
-    service.links.close()
+async def test_a_server_that_stops_waits_no_longer_than_its_grace(service: Any, signing: Any) -> None:
+    begun = asyncio.Event()
 
-    async def replaced() -> None:
-        while len(exchanged) < 8:
-            await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=token, timeout=5)
+    async def behaviour() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
 
-    await asyncio.wait_for(replaced(), 10)
+    service.servicer.behaviour = behaviour
+    call = asyncio.create_task(invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=60))
+    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(service.links.stop(0.05), 20)
+    with pytest.raises(RemoteError) as raised:
+        await call
+    assert raised.value.kind is ErrorKind.UNAVAILABLE
 
 
-async def test_a_server_that_knows_no_links_is_called_without(serving: Callable[..., Any], signing: Any) -> None:
+async def test_links_are_replaced_when_they_are_old(
+    opened: list[Any], service: Any, signing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "_AGE", 0.0)
+    for _ in range(LINKS * 2):
+        await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
+    assert len(opened) == LINKS * 2
+    await eventually(lambda: len(service.links._open) == LINKS)
+
+
+async def test_a_server_that_takes_no_links_is_called_without(serving: Callable[..., Any], signing: Any) -> None:
     async with serving(with_links=False) as old:
         calls = [invoke(old.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5) for _ in range(3)]
         assert len(await asyncio.gather(*calls)) == 3
 
 
 async def test_a_large_request_goes_by_itself(
-    exchanged: list[Counting], service: Any, signing: Any, monkeypatch: pytest.MonkeyPatch
+    opened: list[Any], service: Any, signing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "_MOST_REQUEST_BYTES", -1)
     await invoke(service.linked_audit.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
-    assert exchanged == []
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.1\r\n\r\n", PREFACE + b"\xff\xff\xff\xff", PREFACE + b"\x00\x00\x00\x03abc"],
+    ids=["another protocol", "too long", "no message"],
+)
+async def test_what_is_no_link_is_hung_up_on(service: Any, said: bytes) -> None:
+    address = (await service.links.GetLinkAddress(None, None)).address
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(said)
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+async def test_another_machines_loopback_is_never_linked_to(opened: list[Any], service: Any, signing: Any) -> None:
+    port = service.target.rpartition(":")[2]
+    channel = LinkedChannel(connect(service.target), f"router.example:{port}")
+    stub = audit_pb2_grpc.AuditServiceStub(cast(grpc.aio.Channel, channel))
+    await invoke(stub.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
+    await channel.close()
+    assert opened == []

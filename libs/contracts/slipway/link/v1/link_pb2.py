@@ -24,21 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aslipway/link/v1/link.proto\x12\x0fslipway.link.v1\"\x83\x01\n\x04\x43\x61ll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\r\n\x05token\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x12\n\ntimeout_us\x18\x07 \x01(\x03\"J\n\x0f\x45xchangeRequest\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.slipway.link.v1.Call\x12\x11\n\tcancelled\x18\x02 \x03(\x04\"H\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06result\"M\n\x10\x45xchangeResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.slipway.link.v1.Answer\x12\x0f\n\x07\x63losing\x18\x02 \x01(\x08\x32\x62\n\x0bLinkService\x12S\n\x08\x45xchange\x12 .slipway.link.v1.ExchangeRequest\x1a!.slipway.link.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aslipway/link/v1/link.proto\x12\x0fslipway.link.v1\"\x17\n\x15GetLinkAddressRequest\")\n\x16GetLinkAddressResponse\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x83\x01\n\x04\x43\x61ll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\r\n\x05token\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x12\n\ntimeout_us\x18\x07 \x01(\x03\"H\n\rCallerMessage\x12$\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x15.slipway.link.v1.Call\x12\x11\n\tcancelled\x18\x02 \x03(\x04\"H\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06result\"J\n\rServerMessage\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.slipway.link.v1.Answer\x12\x0f\n\x07\x63losing\x18\x02 \x01(\x08\x32p\n\x0bLinkService\x12\x61\n\x0eGetLinkAddress\x12&.slipway.link.v1.GetLinkAddressRequest\x1a\'.slipway.link.v1.GetLinkAddressResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'slipway.link.v1.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALL']._serialized_start=48
-  _globals['_CALL']._serialized_end=179
-  _globals['_EXCHANGEREQUEST']._serialized_start=181
-  _globals['_EXCHANGEREQUEST']._serialized_end=255
-  _globals['_ANSWER']._serialized_start=257
-  _globals['_ANSWER']._serialized_end=329
-  _globals['_EXCHANGERESPONSE']._serialized_start=331
-  _globals['_EXCHANGERESPONSE']._serialized_end=408
-  _globals['_LINKSERVICE']._serialized_start=410
-  _globals['_LINKSERVICE']._serialized_end=508
+  _globals['_GETLINKADDRESSREQUEST']._serialized_start=47
+  _globals['_GETLINKADDRESSREQUEST']._serialized_end=70
+  _globals['_GETLINKADDRESSRESPONSE']._serialized_start=72
+  _globals['_GETLINKADDRESSRESPONSE']._serialized_end=113
+  _globals['_CALL']._serialized_start=116
+  _globals['_CALL']._serialized_end=247
+  _globals['_CALLERMESSAGE']._serialized_start=249
+  _globals['_CALLERMESSAGE']._serialized_end=321
+  _globals['_ANSWER']._serialized_start=323
+  _globals['_ANSWER']._serialized_end=395
+  _globals['_SERVERMESSAGE']._serialized_start=397
+  _globals['_SERVERMESSAGE']._serialized_end=471
+  _globals['_LINKSERVICE']._serialized_start=473
+  _globals['_LINKSERVICE']._serialized_end=585
 # @@protoc_insertion_point(module_scope)

@@ -26,10 +26,7 @@ if _version_not_supported:
 
 
 class LinkServiceStub:
-    """LinkService carries unary calls of other services. A call of gRPC by itself costs a stream, its headers and eight
-    operations, a third of a millisecond of processor time; over a link, calls that wait at the same time share one
-    message. Each call has its own caller token, deadline and trace, and is verified, counted and answered as if it had
-    come by itself.
+    """LinkService tells callers where links are taken. gRPC chooses the replica that is asked, and so the one to link to.
     """
 
     def __init__(self, channel):
@@ -38,23 +35,19 @@ class LinkServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Exchange = channel.stream_stream(
-                '/slipway.link.v1.LinkService/Exchange',
-                request_serializer=slipway_dot_link_dot_v1_dot_link__pb2.ExchangeRequest.SerializeToString,
-                response_deserializer=slipway_dot_link_dot_v1_dot_link__pb2.ExchangeResponse.FromString,
+        self.GetLinkAddress = channel.unary_unary(
+                '/slipway.link.v1.LinkService/GetLinkAddress',
+                request_serializer=slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressRequest.SerializeToString,
+                response_deserializer=slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressResponse.FromString,
                 _registered_method=True)
 
 
 class LinkServiceServicer:
-    """LinkService carries unary calls of other services. A call of gRPC by itself costs a stream, its headers and eight
-    operations, a third of a millisecond of processor time; over a link, calls that wait at the same time share one
-    message. Each call has its own caller token, deadline and trace, and is verified, counted and answered as if it had
-    come by itself.
+    """LinkService tells callers where links are taken. gRPC chooses the replica that is asked, and so the one to link to.
     """
 
-    def Exchange(self, request_iterator, context):
-        """Exchange carries calls there and their answers back, in any order, until either side closes it. A link that breaks
-        ends the calls under way as UNAVAILABLE.
+    def GetLinkAddress(self, request, context):
+        """GetLinkAddress tells where this process takes links.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,10 +56,10 @@ class LinkServiceServicer:
 
 def add_LinkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Exchange': grpc.stream_stream_rpc_method_handler(
-                    servicer.Exchange,
-                    request_deserializer=slipway_dot_link_dot_v1_dot_link__pb2.ExchangeRequest.FromString,
-                    response_serializer=slipway_dot_link_dot_v1_dot_link__pb2.ExchangeResponse.SerializeToString,
+            'GetLinkAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLinkAddress,
+                    request_deserializer=slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressRequest.FromString,
+                    response_serializer=slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -77,14 +70,11 @@ def add_LinkServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LinkService:
-    """LinkService carries unary calls of other services. A call of gRPC by itself costs a stream, its headers and eight
-    operations, a third of a millisecond of processor time; over a link, calls that wait at the same time share one
-    message. Each call has its own caller token, deadline and trace, and is verified, counted and answered as if it had
-    come by itself.
+    """LinkService tells callers where links are taken. gRPC chooses the replica that is asked, and so the one to link to.
     """
 
     @staticmethod
-    def Exchange(request_iterator,
+    def GetLinkAddress(request,
             target,
             options=(),
             channel_credentials=None,
@@ -94,12 +84,12 @@ class LinkService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
-            '/slipway.link.v1.LinkService/Exchange',
-            slipway_dot_link_dot_v1_dot_link__pb2.ExchangeRequest.SerializeToString,
-            slipway_dot_link_dot_v1_dot_link__pb2.ExchangeResponse.FromString,
+            '/slipway.link.v1.LinkService/GetLinkAddress',
+            slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressRequest.SerializeToString,
+            slipway_dot_link_dot_v1_dot_link__pb2.GetLinkAddressResponse.FromString,
             options,
             channel_credentials,
             insecure,
