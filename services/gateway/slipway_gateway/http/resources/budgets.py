@@ -8,7 +8,7 @@ from pydantic import Field
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.money import to_money
 
-from slipway_gateway.http.resources.fields import Command, Page, Resource, dollars, time_of
+from slipway_gateway.http.resources.fields import Command, Page, Resource, dollars, state_name, time_of
 
 Scope = Literal["tenant", "agent", "user", "key", "run"]
 Period = Literal["day", "month", "total"]
@@ -26,8 +26,6 @@ _PERIODS: "dict[Period, pb.BudgetPeriod.ValueType]" = {
     "month": pb.BUDGET_PERIOD_MONTH,
     "total": pb.BUDGET_PERIOD_TOTAL,
 }
-_SCOPE_NAMES: dict[int, Scope] = {number: name for name, number in _SCOPES.items()}
-_PERIOD_NAMES: dict[int, Period] = {number: name for name, number in _PERIODS.items()}
 
 
 class PutBudget(Command):
@@ -57,9 +55,9 @@ class Budget(Resource):
     """What calls may cost, whose, and in which time. A budget counts calls from its creation on."""
 
     budget: str
-    scope: Scope
+    scope: str = Field(description="`tenant`, `agent`, `user`, `key` or `run`.")
     scope_value: str
-    period: Period
+    period: str = Field(description="`day`, `month` or `total`.")
     limit_usd: float | None
     soft_limit_usd: float | None
     create_time: datetime | None
@@ -89,9 +87,9 @@ def budget_resource(message: pb.Budget) -> Budget:
     """Converts a budget."""
     return Budget(
         budget=message.name,
-        scope=_SCOPE_NAMES[message.scope],
+        scope=state_name(pb.BudgetScope.Name(message.scope), "BUDGET_SCOPE_").lower(),
         scope_value=message.scope_value,
-        period=_PERIOD_NAMES[message.period],
+        period=state_name(pb.BudgetPeriod.Name(message.period), "BUDGET_PERIOD_").lower(),
         limit_usd=dollars(message.limit) if message.HasField("limit") else None,
         soft_limit_usd=dollars(message.soft_limit) if message.HasField("soft_limit") else None,
         create_time=time_of(message, "create_time"),
