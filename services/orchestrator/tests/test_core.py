@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from orchestrator_testing.worlds import GATE, NOW, Driver, definition, ends_of, started, tool, trees
+from orchestrator_testing.worlds import GATE, NOW, Driver, definition, ends_of, started, step, tool, trees
+from slipway_chassis.errors import ResourceExhausted
 from slipway_orchestrator.core import actions as core
-from slipway_orchestrator.core.definition import Limits, Retry, Step
+from slipway_orchestrator.core.definition import Limits, ModelCall, Retry, Step
 from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalRequested,
+    LimitsRaised,
+    RaisedLimits,
+    RunPaused,
     StepCompleted,
     StepRetrying,
     StepStarted,
@@ -25,6 +29,7 @@ from slipway_orchestrator.core.events import (
 from slipway_orchestrator.core.retry import Failure, backoff, tries_again
 from slipway_orchestrator.core.state import RunState, apply, fold
 from slipway_orchestrator.core.workflow.decider import Workflow
+from slipway_orchestrator.worker.attempt import within_limits
 
 
 @given(trees(), st.data())
@@ -175,6 +180,43 @@ def test_reaching_a_limit_fails_the_run_with_its_reason(limits: Limits, code: st
     (action,) = decide(state, tool("s0"), tool("s1"), limits=limits, now=later)
     assert isinstance(action, core.Append)
     assert action.events[0].code == code  # type: ignore[union-attr]
+
+
+def test_a_call_that_costs_too_much_waits_until_the_limit_is_raised() -> None:
+    ask = step("s0", ModelCall("x", None, None, "t", "", None, None), attempts=1)
+    state = fold([(NOW, started()), (NOW, StepStarted("s0", "model", 1, {"prompt": "x"}))])
+    apply(state, NOW, StepRetrying("s0", "model", 1, "LIMIT_COST", "it may cost 2 USD, 1 is left", NOW))
+    (action,) = decide(state, ask)
+    assert isinstance(action, core.Append)
+    (paused,) = action.events
+    assert isinstance(paused, RunPaused)
+    assert (paused.code, paused.evidence) == ("LIMIT_COST", {"step": "s0"})
+    apply(state, NOW, paused)
+    (park,) = decide(state, ask)
+    assert isinstance(park, core.Park)
+    assert park.waiting.state == "PAUSED"
+    apply(state, NOW, LimitsRaised("dave", RaisedLimits(cost_usd=Decimal(5))))
+    (again,) = decide(state, ask)
+    assert again == core.Append((StepStarted("s0", "model", 2, {"prompt": "x"}),))
+
+
+@pytest.mark.parametrize(
+    ("reason", "budget", "on_limit", "expected"),
+    [
+        ("MAX_COST_EXCEEDED", "", "pause", ("LIMIT_COST", False, True)),
+        ("MAX_COST_EXCEEDED", "", "fail", ("LIMIT_COST", True, False)),
+        ("BUDGET_EXHAUSTED", "", "pause", ("LIMIT_COST", False, True)),
+        ("BUDGET_EXHAUSTED", "team", "pause", ("BUDGET_EXHAUSTED", False, False)),
+        ("MODEL_UNKNOWN", "", "pause", ("MODEL_UNKNOWN", False, False)),
+    ],
+)
+def test_only_the_runs_own_cost_limit_pauses_it(reason: str, budget: str, on_limit: str, expected: Any) -> None:
+    class Refused(ResourceExhausted):
+        pass
+
+    Refused.reason = reason
+    failure = within_limits(Refused("no", metadata={"budget": budget}), on_limit)
+    assert (failure.code, failure.fatal, failure.limit) == expected
 
 
 def test_back_off_is_exponential_bounded_and_honours_retry_after() -> None:

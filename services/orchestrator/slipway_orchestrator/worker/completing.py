@@ -59,6 +59,8 @@ def chat_request(
         chat.temperature = temperature
     if Decimal(attempt.cost_left) > 0:
         chat.max_cost.CopyFrom(to_money(Decimal(attempt.cost_left)))
+    if Decimal(attempt.tree_cost) > 0:
+        chat.run_max_cost.CopyFrom(to_money(Decimal(attempt.tree_cost)))
     return chat
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from time import monotonic
 
 from slipway_chassis.policy import PolicyEngine
 
@@ -17,6 +18,9 @@ from slipway_orchestrator.worker.crash import CrashPoints
 from slipway_orchestrator.worker.flights import Flights
 from slipway_orchestrator.worker.performing import Performer
 from slipway_orchestrator.worker.sources import Sources
+
+_LOOK_AGAIN = 0.2
+"""Seconds for which what other runs of a tree have used is taken to be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class Held:
         self.flights = Flights(self.changed.set)
         self.committer = Committer(lease, tools.leases, tools.announcer, tools.crash, self.changed.set)
         self._others: Tree | None = None
-        self._others_at = -1
-        """Events that were durable when it was looked up what the others of the tree used."""
+        self._others_until = 0.0
+        """When it is looked up again what the others of the tree used, by the monotonic clock."""
         self._intents: dict[str, int] = {}
         """By step key: how many events must be durable before its attempt may begin."""
 
@@ -59,11 +63,12 @@ class Held:
             self._intents[event.step_id] = added
 
     async def look_at_tree(self) -> None:
-        """Look up what the other runs of the tree have used, if there are any, after each commit."""
-        started, written = self.state.started, self.committer.written
-        if started is None or written == self._others_at or not (started.depth or self.lease.has_children):
+        """Look up what the other runs of the tree have used, if there are any: when this one has got on, but not all
+        the time."""
+        started, now = self.state.started, monotonic()
+        if started is None or not (started.depth or self.lease.has_children) or now < self._others_until:
             return
-        self._others_at = written
+        self._others_until = now + _LOOK_AGAIN
         root = started.root_run_id or self.lease.run.run_id
         self._others = await self.tools.leases.used_by_others(self.lease, root)
 
