@@ -63,7 +63,7 @@ class Worker:
         """Worker pools that had claimable runs once."""
 
     async def run(self) -> None:
-        """Claim what is due whenever woken, until cancelled; then give back what is held, for others to go on at once."""
+        """Claim what is due whenever woken, until cancelled; then give back what is held, and wake others for it."""
         async with asyncio.TaskGroup() as group:  # cancelled, it cancels what runs, and each gives its lease back
             while True:
                 self._wake.clear()
