@@ -111,6 +111,8 @@ class _Round(Generic[T]):
     failed: str = ""
     poor: BudgetExhausted | None = None
     too_fast: RateLimitReached | None = None
+    is_decided: bool = False
+    """One attempt has answered: those beside it are stopped."""
     too_small: int = 0
     """The largest context window that the conversation did not fit."""
 
@@ -194,6 +196,7 @@ class Failover:
                         winner = turn.result()
             return winner
         finally:
+            tried.is_decided = winner is not None
             for turn in turns:
                 turn.cancel()
             for outcome in await asyncio.gather(*turns, return_exceptions=True):
@@ -296,6 +299,10 @@ class Failover:
             await self.lost(attempt, record, failure)
             raise
         except BaseException:
+            if tried.is_decided:
+                # It would have taken longer still: a model that is always outrun must not count as unknown.
+                waited = time.monotonic() - attempt.started
+                self._measurements.answered(model.name, waited, first_token=tried.plan.demand.streamed)
             await self.left(attempt, record)
             raise
         return Underway(candidate, result, hold, turn, span, attempt.started, probe, hedge)

@@ -312,6 +312,10 @@ async def test_a_slow_model_gets_company_and_both_are_paid(client, provider):
         ("hedged.0", "CANCELLED", False),
         ("hedged.1", "ok", True),
     ]
+    # The one that was outrun counts as slow, not as unknown.
+    listed = await client.call("ListModels", pb.ListModelsRequest(page_size=200))
+    outrun = next(entry for entry in listed.models if entry.name == "hedged.0")
+    assert outrun.latency.ToMilliseconds() >= 100
 
 
 async def test_a_slow_stream_gets_company_before_its_first_token(client, provider):
