@@ -234,7 +234,7 @@ def main() -> None:
                 figure("note", text=f"the peer is left out: {error}")
         for pid in (*ours.pids, *(peer.pids if peer else ())):
             _pin(pid, ARM_CORE)
-        for pid in (nginx_pid, paced.pid, *ours.stores):
+        for pid in (nginx_pid, paced.pid, running.audit, *ours.stores):
             _pin(pid, LOAD_CORE)
         figure("machine", busy_percent=busy, cores=os.cpu_count(), rounds=options.rounds, seconds=options.seconds)
         bench = Bench(folder, ours, peer, options.rounds, options.seconds)

@@ -42,6 +42,7 @@ class Running:
     gateway: int
     router: int
     stores: tuple[int, ...]
+    audit: int
 
 
 @contextmanager
@@ -92,11 +93,15 @@ def slipway(folder: Path, whole: str, paced: str) -> Iterator[Running]:
             "CATALOGUE_FILE": str(catalogue),
             "SECRETS_FILE": str(secrets),
         }
+        stand_in = [sys.executable, str(Path(__file__).with_name("audit_stand_in.py")), valkey]
+        audit = ServerProcess("audit", stand_in, folder / "audit.log")
+        audit.start(lambda: True, timeout=10)
+        stack.callback(audit.stop)
         router_pid = _service(stack, folder, "router", router, ports["router-ops"])
         gateway_pid = _service(stack, folder, "gateway", gateway, ports["gateway-ops"])
         url = f"http://127.0.0.1:{ports['http']}/v1"
         door = Door(url, _api_key(url, issuer))
-        yield Running(door, gateway_pid, router_pid, (database.process.pid, valkey_pid))
+        yield Running(door, gateway_pid, router_pid, (database.process.pid, valkey_pid), audit.pid)
 
 
 def _service(stack: ExitStack, folder: Path, name: str, settings: dict[str, str], ops: int) -> int:
