@@ -13,7 +13,8 @@ class Wiring:
 
     `report` takes the runner's reports, `journal` the sandbox's own complaints. `egress` is the folder with the egress
     proxy's socket and certificate, None: no network at all.
-    `pin` ties the program to as many processors as it may use, where no control group shares out their time.
+    `pin` ties the program to as many processors as it may use, where no control group shares out their time;
+    `memory_bound`: one bounds memory, so that the runner may let a program have address space that it never fills.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Wiring:
     journal: int
     egress: Path | None
     pin: bool
+    memory_bound: bool
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,14 @@ class Box:
         control, stdout, stderr, report, journal = (os.pipe() for _ in range(5))
         ours = Pipes(control[1], stdout[0], stderr[0], report[0], journal[0])
         theirs = [control[0], stdout[1], stderr[1], report[1], journal[1]]
-        wiring = Wiring(name, report[1], journal[1], egress, pin=group is None or not group.bounds_cpu)
+        wiring = Wiring(
+            name,
+            report[1],
+            journal[1],
+            egress,
+            pin=group is None or not group.bounds_cpu,
+            memory_bound=group is not None and group.bounds_memory,
+        )
         groups = [str(folder) for folder in group.folders] if group else []
         try:
             process = subprocess.Popen(  # noqa: S603

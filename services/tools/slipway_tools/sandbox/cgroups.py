@@ -41,6 +41,7 @@ class SlotGroup:
     pids_file: Path | None
     peak: int | None  # descriptor: version 2 forgets a peak for who asked it to only
     bounds_cpu: bool
+    bounds_memory: bool
 
     def begin_call(self) -> Counters:
         """Start measuring a call."""
@@ -133,7 +134,12 @@ class CgroupTree:
             oom_file, peak_file = home / "memory.oom_control", home / "memory.max_usage_in_bytes"
             pids_file = by_name.get("pids", folders[0]) / "pids.events"
         return SlotGroup(
-            tuple(folders), _present(oom_file), _present(pids_file), _opened(peak_file), "cpu" in self.controllers
+            tuple(folders),
+            _present(oom_file),
+            _present(pids_file),
+            _opened(peak_file),
+            bounds_cpu="cpu" in self.controllers,
+            bounds_memory="memory" in self.controllers,
         )
 
     def close(self) -> None:

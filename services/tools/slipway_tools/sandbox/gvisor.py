@@ -16,8 +16,9 @@ from slipway_tools.sandbox.limits import MIB, Limits
 # Of gVisor's kernel, not of ours. The runner is its root, so that programs can't reach it; they have none.
 _RUNNERS_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID")
 _PREFIX = "slipway-runsc-"
-# Its kernel's own threads, and one of ours for each of the program's; its kernel's own memory.
-_OVERHEAD = Overhead(processes=96, memory=96 * MIB)
+_REPORT = 3  # the descriptor inside: ours may be beyond the limit of open files there
+# Threads of its kernel and of the programs that it stands in for (it counts the program's own itself); its memory.
+_OVERHEAD = Overhead(processes=256, memory=96 * MIB)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Gvisor:
             "--log=/dev/null",
             f"--panic-log=/dev/fd/{wiring.journal}",
         ]
-        fds = ["--pass-fd", f"{wiring.report}:{wiring.report}"]
+        fds = ["--pass-fd", f"{wiring.report}:{_REPORT}"]
         return [str(self.binary), *options, "run", "--bundle", str(bundle), *fds, self._id(wiring.name)]
 
     def refusal(self, journal: bytes) -> str:
@@ -106,7 +107,7 @@ class Gvisor:
         """An OCI runtime specification."""
         limits = self.limits
         rlimits = {
-            "RLIMIT_AS": limits.memory,
+            **({} if wiring.memory_bound else {"RLIMIT_AS": limits.memory}),  # the runner sets a program's
             "RLIMIT_CORE": 0,
             "RLIMIT_FSIZE": limits.file_size,
             "RLIMIT_MEMLOCK": 0,
@@ -136,7 +137,7 @@ class Gvisor:
             "process": {
                 "terminal": False,
                 "user": {"uid": 0, "gid": 0},
-                "args": rootfs.runner_command(wiring.report, egress=wiring.egress is not None),
+                "args": rootfs.runner_command(_REPORT, egress=wiring.egress is not None),
                 "env": [],
                 "cwd": "/work",
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _RUNNERS_CAPABILITIES),

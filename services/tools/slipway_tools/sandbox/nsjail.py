@@ -81,7 +81,7 @@ class Nsjail:
             "--seccomp_string": self.network_policy if wiring.egress else self.policy,
             "--time_limit": 0,  # it may wait for its program for long; the end of the control channel ends it
             "--rlimit_cpu": "inf",  # the runner sets it per call
-            "--rlimit_as": limits.memory // MIB,
+            "--rlimit_as": "inf" if wiring.memory_bound else limits.memory // MIB,  # the runner sets a program's
             "--rlimit_fsize": max(limits.file_size // MIB, 1),
             "--rlimit_nofile": limits.open_files,
             "--rlimit_nproc": limits.processes + (1 if wiring.pin else 8),

@@ -134,6 +134,8 @@ class Runner:
         os.dup2(stdin, 0)
         for descriptor in (self.report, self.wake, self.wakened, *(self.interpreter[1:] if self.interpreter else ())):
             os.close(descriptor)
+        if request["address_space"]:
+            resource.setrlimit(resource.RLIMIT_AS, (request["address_space"],) * 2)
         os.environ.clear()
         network: dict[str, str] = {}
         if self.relay:

@@ -29,6 +29,8 @@ def encode(program: Program, limits: Limits, *, listing: bool) -> list[bytes]:
         "stdin_size": len(program.stdin),
         "files": [(name, len(content)) for name, content in program.files.items()],
         "cpu": math.ceil(program.seconds * limits.cpus),
+        # Node.js reserves far more than it uses: its memory is bounded by the control group only.
+        "address_space": 0 if program.runtime == "node" else limits.memory,
         "result": limits.result,
         "outputs": list(program.outputs),
         "collect": limits.collect,
