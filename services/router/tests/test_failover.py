@@ -290,5 +290,7 @@ async def test_fallbacks_and_cooldowns_are_counted(client, provider):
     async with httpx.AsyncClient() as http:
         text = (await http.get(f"http://127.0.0.1:{provider.router.metrics_port}/metrics")).text
     assert 'slipway_router_fallbacks_total{failed_model="three.0",reason="PROVIDER_UNAVAILABLE"}' in text
+    assert 'slipway_router_calls_total{model="three.2",outcome="ok",route="three"}' in text
+    assert 'slipway_router_attempt_duration_seconds_bucket{le="0.01",model="three.2",outcome="ok"}' in text
     assert "gen_ai_client_token_usage_bucket" in text
     assert "gen_ai_client_operation_duration_seconds_bucket" in text

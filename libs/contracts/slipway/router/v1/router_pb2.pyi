@@ -822,7 +822,7 @@ class Model(_message.Message):
     route: _builtins.bool
     """True for a route rather than a model."""
     health: _builtins.str
-    """`healthy` or `cooling_down`."""
+    """`healthy`, `cooling_down`, or `half_open`: the next call probes it. Of a route: that of its best candidate."""
     policy: _builtins.str
     """Policy by which a route orders its candidates."""
     quality: _builtins.str
@@ -861,7 +861,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
-        """Median wait for the first token or the whole answer, measured over the last minutes by all replicas; unset: none yet."""
+        """Mean wait for the whole answer, else for the first token, over the last minutes of all replicas; unset: none yet."""
 
     def __init__(
         self,
