@@ -25,6 +25,7 @@ _PLAIN = workflow(
     "    - {id: gate, approval: {approvers: ['role:refund-approver'], show: 1}}\n    - {id: a, set: 7}",
     "{a: '${steps.a.output}'}",
     name="plain",
+    properties="{message: {type: string}}",
 )
 _TREE = workflow(
     "    - {id: both, parallel: [{id: a, set: 1}, {id: b, set: 2}]}\n    - {id: c, set: 3}",
@@ -59,13 +60,17 @@ async def _workers_of(stack: Stack, run_id: str) -> set[str]:
 async def test_an_old_worker_leaves_to_new_ones_what_it_cannot_read_and_does_the_rest(stack: Stack) -> None:
     await _old_worker(stack)
     await _promote(stack)
-    trees = [await stack.begin({}, "tree") for _ in range(3)]
+    trees = [await stack.begin({}, "tree") for _ in range(2)]
+    # Large values lie where the old release does not look.
+    large = await stack.begin({"message": "x" * 70_000}, "plain")
     plain = await stack.begin({}, "plain")
     await stack.decide(await stack.pending(plain), "approve")
     assert json.loads((await stack.finish(plain)).output_json) == {"a": 7}
-    for run_id in trees:
+    for run_id in (*trees, large):
         assert await _workers_of(stack, run_id) == set()
     await stack.worker()
+    await stack.decide(await stack.pending(large), "approve")
+    assert json.loads((await stack.finish(large)).output_json) == {"a": 7}
     for run_id in trees:
         assert json.loads((await stack.finish(run_id)).output_json) == {"c": 3}
 

@@ -44,6 +44,7 @@ _STORE_APART = """
 INSERT INTO run_payload (month, tenant, subject, digest, bytes, content) VALUES (run_month($1), $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
 """
+_NEEDS_VERSION = "UPDATE run SET journal_version = greatest(journal_version, $2) WHERE run_id = $1"
 _PAYLOAD = """
 SELECT content FROM run_payload WHERE month = run_month($1) AND tenant = $2 AND subject = $3 AND digest = $4
 UNION ALL SELECT content FROM payload WHERE tenant = $2 AND subject = $3 AND digest = $4
@@ -152,9 +153,11 @@ class Journal:
         return Written(head, newest, rows, apart)
 
     async def store_apart(self, conn: Any, run: RunIdentity, written: Written) -> None:
-        """Store the large values, in the caller's transaction."""
+        """Store the large values in the caller's transaction; the run is for workers that know where they are."""
         for reference, size, content in written.apart:
             await conn.execute(_STORE_APART, run.run_id, run.tenant, run.subject, reference, size, content)
+        if written.apart:
+            await conn.execute(_NEEDS_VERSION, run.run_id, _APART_VERSION)
 
     async def read(
         self, conn: Any, run: RunIdentity, after_seq: int, limit: int, max_bytes: int = _PAGE_BYTES
