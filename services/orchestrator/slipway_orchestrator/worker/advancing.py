@@ -70,16 +70,15 @@ class Advance:
         else:
             definition = await self._tools.sources.definition(self._lease.run)
             if definition is not None:
-                await self._look_at_kill_switch()
                 return await self._advance(definition)
             held.add(RunFailed("DEFINITION_UNREADABLE", "the agent's definition cannot be read by this worker"))
         await held.committer.flush(held.state)
         return None
 
     async def _look_at_kill_switch(self) -> None:
-        """Whoever claims a run looks for itself: runs that wait are not told one by one."""
+        """Whoever claims a run, or lets one go on, looks for itself: runs that wait are not told one by one."""
         state = self._held.state
-        if state.ended is not None or (state.paused is not None and state.paused.code == "SUSPENDED"):
+        if state.ended is not None or state.paused is not None or state.cancel is not None:
             return
         reason = await self._tools.sources.suspended(self._lease.run)
         if reason is not None:
@@ -107,6 +106,7 @@ class Advance:
             raise LeaseLost
         if committer.asked:
             await self._take_inbox(acting)
+            await self._look_at_kill_switch()
         self._take_outcomes()
         await held.look_at_tree()
         actions = decider.decide(held.state, self._lease.now(), held.tree)

@@ -112,6 +112,12 @@ def _steered(state: RunState, item: InboxItem) -> Event | None:
     match item.kind:
         case "cancel":
             return CancelRequested(by, reason, bool(body.get("force")), records)
+        case "pause" | "suspend" if state.paused is not None:
+            return None
+        case "resume" if state.paused is None:
+            return None
+        case "unsuspend" if state.paused is None or state.paused.code != "SUSPENDED":
+            return None
         case "pause":
             return RunPaused(reason or f"paused by {by}", "REQUESTED", by, records=records)
         case "suspend":
