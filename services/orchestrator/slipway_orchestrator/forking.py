@@ -21,6 +21,7 @@ from slipway_chassis.telemetry import span
 from slipway_orchestrator.core.events import ForkPoint, RunForked, RunStarted, version_of
 from slipway_orchestrator.errors import RunNotFound
 from slipway_orchestrator.launching import Launcher, check_input, check_labels, new_identity, read_input
+from slipway_orchestrator.metrics import FORKED
 from slipway_orchestrator.once import RequestKey, Transaction
 from slipway_orchestrator.recording import record_on_run
 from slipway_orchestrator.runs import Place, Run, RunIdentity
@@ -86,7 +87,9 @@ class ForkDesk:
 
             async with self._transaction() as conn:
                 answer = await once(conn, caller, key.method, key.request_id, key.fingerprint, lambda: produce(conn))
-                return await self._known(conn, caller, answer.decode())
+                fork = await self._known(conn, caller, answer.decode())
+        FORKED.inc()
+        return fork
 
     async def _fork(self, conn: Any, caller: Caller, request: ForkRequest) -> str:
         source = await self._known(conn, caller, request.run_id)

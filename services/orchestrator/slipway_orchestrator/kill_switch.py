@@ -11,6 +11,7 @@ from slipway_chassis.policy import PolicyEngine, Resource
 
 from slipway_orchestrator.agents import Agent, agent_resource
 from slipway_orchestrator.errors import AgentNotFound
+from slipway_orchestrator.metrics import SWITCHED
 from slipway_orchestrator.once import RequestKey, Transaction
 from slipway_orchestrator.recording import record
 from slipway_orchestrator.store.agents import AgentStore
@@ -97,10 +98,14 @@ class KillSwitch:
         return agent
 
     async def _switch(self, conn: Any, caller: Caller, scope: SuspensionScope, reason: str) -> bool:
-        """True when this changed something."""
+        """Pull it for a reason, or lift it for none. True when this changed something."""
         if reason:
-            return await self._suspensions.pull(conn, scope, reason, caller.subject)
-        return await self._suspensions.lift(conn, scope)
+            changed = await self._suspensions.pull(conn, scope, reason, caller.subject)
+        else:
+            changed = await self._suspensions.lift(conn, scope)
+        if changed:
+            SWITCHED.labels(scope.name.lower(), "pulled" if reason else "lifted").inc()
+        return changed
 
     async def _tell(self, caller: Caller, scope: SuspensionScope, *, suspended: bool) -> None:
         """Tell the runs that a worker holds, or those that are paused, in transactions of their own.

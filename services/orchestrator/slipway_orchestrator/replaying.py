@@ -11,6 +11,7 @@ from slipway_orchestrator.core.definition import Definition
 from slipway_orchestrator.core.events import decode
 from slipway_orchestrator.errors import RunNotFound
 from slipway_orchestrator.expressions.evaluation import Evaluator
+from slipway_orchestrator.metrics import REPLAYED
 from slipway_orchestrator.once import Transaction
 from slipway_orchestrator.registry import stored_definition
 from slipway_orchestrator.replay import Difference, Replay, Row
@@ -78,6 +79,7 @@ class ReplayDesk:
             related = run.place.depth > 0 or bool(await self._runs.children(conn, run_id, 1))
         rows = await self._rows(run)
         difference = await Replay(definition, self._evaluator, related=related).run(rows)
+        REPLAYED.labels("same" if difference is None else "different").inc()
         return Outcome(run.last_seq, difference)
 
     async def _definition(self, conn: Any, run: Run) -> Definition:

@@ -20,6 +20,7 @@ from slipway_chassis.jcs import NotCanonical, canonical_json
 from slipway_chassis.policy import PolicyEngine
 
 from slipway_orchestrator.errors import AlreadyPaused, RunEnded, RunNotFound, RunNotPaused
+from slipway_orchestrator.metrics import STEERED
 from slipway_orchestrator.once import RequestKey, Transaction
 from slipway_orchestrator.raising import NewLimits, check_raised
 from slipway_orchestrator.recording import record_on_run
@@ -187,6 +188,7 @@ class SteeringDesk:
                     await self._runs.put_in_inbox(conn, run, "cancel", body)
                     await self._runs.wake(conn, run, new_id("wake"))
                     count += 1
+                    STEERED.labels("cancel").inc()
             if len(found) < _BATCH:
                 return count, False
             after = found[-1].run_id
@@ -225,6 +227,7 @@ class SteeringDesk:
             run = await self._runs.get(conn, caller.tenant, run_id)
         if run is None:
             raise _no_run(run_id)
+        STEERED.labels(kind).inc()
         return run
 
 

@@ -138,6 +138,17 @@ async def test_a_fork_of_nothing_or_beyond_the_end_is_refused(desk: Stack) -> No
     assert len(await desk.sql("SELECT run_id FROM run")) == 1
 
 
+async def test_large_values_are_taken_over_as_well(stack: Stack) -> None:
+    await stack.worker()
+    steps = "    - {id: a, set: '${input.message}'}\n    - {id: b, set: '${steps.a.output}'}"
+    await stack.promote(workflow(steps, "{b: '${size(steps.b.output)}'}"))
+    source = await stack.finish(await stack.begin({"message": "x" * 100_000}))
+    events = await stack.journal(source.run_id)
+    fork = await stack.finish((await _fork(stack, source.run_id, _seq(events, "step.completed", "a"))).run_id)
+    assert (fork.output_json, fork.input_json) == (source.output_json, source.input_json)
+    assert (await stack.journal(fork.run_id))[2].data_json == events[2].data_json
+
+
 async def test_the_same_request_forks_once(desk: Stack) -> None:
     source = await desk.begin({"message": "x"})
     forks = await asyncio.gather(*(_fork(desk, source, 1, request_id="f1") for _ in range(3)))

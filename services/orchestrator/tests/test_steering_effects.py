@@ -177,6 +177,42 @@ async def test_a_suspended_agents_runs_stop_what_they_do_and_go_on_when_it_is_re
     assert {key for key in world.calls if key.startswith(run_id)} == {f"{run_id}/a/1"}
 
 
+async def test_who_paused_a_run_decides_what_lets_it_go_on(busy: Stack) -> None:
+    await busy.promote(SIGNAL)
+    asked, limited = await busy.begin(), await busy.begin()
+    await busy.watch(asked, until="run.waiting")
+    await _pause(busy, asked, "mine")
+    assert (await _paused(busy, asked)).pause.reason == "mine"
+    suspend = agents_pb2.SuspendAgentRequest(agent="refund-desk", reason="it pays twice")
+    resume = agents_pb2.ResumeAgentRequest(agent="refund-desk")
+    await busy.call(busy.agents.SuspendAgent, suspend)
+    # Woken by whatever, a suspended agent's run does not go on.
+    await _signal(busy, limited, "x")
+    assert (await _paused(busy, limited)).pause.code == "SUSPENDED"
+    await _signal(busy, asked, "kept")
+    await busy.watch(asked, until="signal.received")
+    assert (await _paused(busy, asked)).pause.code == "REQUESTED"
+    await busy.call(busy.agents.ResumeAgent, resume)
+    assert (await busy.finish(limited)).state == pb.RUN_STATE_SUCCEEDED
+    assert (await _paused(busy, asked)).pause.reason == "mine"
+    await _resume(busy, asked)
+    assert json.loads((await busy.finish(asked)).output_json)["got"] == "kept"
+
+
+async def test_a_limit_that_is_raised_lets_no_suspended_run_go_on(busy: Stack) -> None:
+    limits = LIMITS.replace("steps: 40", "steps: 1").replace("on_limit: fail", "on_limit: pause")
+    await busy.promote(workflow("    - {id: a, set: 1}\n    - {id: b, set: 2}", limits=limits))
+    run_id = await busy.begin()
+    await _paused(busy, run_id)
+    await busy.call(busy.agents.SuspendAgent, agents_pb2.SuspendAgentRequest(agent="refund-desk", reason="drill"))
+    await busy.call(busy.runs.RaiseRunLimits, pb.RaiseRunLimitsRequest(run_id=run_id, limits=pb.RunLimits(steps=9)))
+    raised = (await busy.watch(run_id, until="limits.raised"))[-1].seq
+    await busy.watch(run_id, after=raised, until="run.waiting")
+    assert (await busy.get(run_id)).pause.code == "SUSPENDED"
+    await busy.call(busy.agents.ResumeAgent, agents_pb2.ResumeAgentRequest(agent="refund-desk"))
+    assert (await busy.finish(run_id)).state == pb.RUN_STATE_SUCCEEDED
+
+
 async def test_a_forced_cancel_breaks_off_what_does_not_stop(busy: Stack, world: World) -> None:
     _hold(world)
     await busy.promote(TWO)
