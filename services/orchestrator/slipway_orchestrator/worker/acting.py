@@ -22,6 +22,7 @@ from slipway_orchestrator.core.actions import (
 from slipway_orchestrator.core.definition import Definition, ToolCall
 from slipway_orchestrator.core.events import ApprovalRequested, RunWaiting
 from slipway_orchestrator.core.outcomes import failed
+from slipway_orchestrator.core.state import Phase
 from slipway_orchestrator.core.workflow.decider import Workflow
 from slipway_orchestrator.definitions.catalogue import ToolDescription
 from slipway_orchestrator.worker.announcing import run_channel
@@ -69,13 +70,16 @@ class Acting:
                     park = action
                 case _:
                     await self._act(action)
-            if isinstance(action, Begin | Spawn) and self._is_stopped():
+            if isinstance(action, Begin | Spawn) and self._is_stopped(action.at.key):
                 break
         return Done(self._held.committer.added > before, park=self._park(park))
 
-    def _is_stopped(self) -> bool:
-        """The step that was begun last has reached a limit: nothing else begins."""
+    def _is_stopped(self, key: str) -> bool:
+        """The step that was begun last has failed, or reached a limit: nothing else begins."""
         state = self._held.state
+        known = state.steps.get(key)
+        if known is not None and known.phase is Phase.FAILED:
+            return True
         return state.paused is not None or state.fatal is not None or state.ended is not None
 
     async def _act(self, action: Action) -> None:

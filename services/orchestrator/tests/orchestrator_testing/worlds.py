@@ -167,6 +167,8 @@ class Driver:
                 continue
             moved = True
             self.one(action)
+            if isinstance(action, core.Begin) and self.state.steps[action.at.key].phase is Phase.FAILED:
+                return  # nothing else begins
 
     def one(self, action: core.Action) -> None:
         match action:
