@@ -5,7 +5,6 @@ answer is read than its limit.
 """
 
 import asyncio
-import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from slipway_chassis.ids import new_id
 
 from slipway_tools import jsontext, schema
 from slipway_tools.address import AllowList, HostUnreachable, checked_addresses
+from slipway_tools.hiding import hide
 from slipway_tools.http_request import Parts, Target, build, endpoint
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.secret_file import SecretFile
@@ -193,16 +193,9 @@ def _hide(raw: bytes | None, secrets: Mapping[str, SecretStr]) -> str | None:
     if raw is None:
         return None
     try:
-        text = raw.decode()
+        return hide(raw.decode(), (secret.get_secret_value() for secret in secrets.values()))
     except UnicodeDecodeError:
         return None
-    for secret in secrets.values():
-        value = secret.get_secret_value()
-        # The whole first: else its scheme would be left behind.
-        for form in (value, value.rpartition(" ")[2]):
-            if len(form) >= 4:
-                text = text.replace(json.dumps(form)[1:-1], "[secret]").replace(form, "[secret]")
-    return text
 
 
 def _read(

@@ -1,6 +1,7 @@
 """The tools service: `python -m slipway_tools.main`."""
 
 import dataclasses
+import logging
 
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis import postgres, retention, service, telemetry
@@ -37,6 +38,8 @@ from slipway_tools.settings import ToolsSettings
 async def serve(settings: ToolsSettings) -> None:
     """Wire the service and serve until it is told to stop."""
     telemetry.setup("tools", settings.otlp_endpoint, settings.log_level)
+    # The MCP client logs what servers send it; what came of a call is in its record.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
     try:
         secrets = SecretFile(settings.secrets_file)
     except InvalidSecrets as error:

@@ -473,3 +473,22 @@ async def test_one_event_without_end_is_cut_off(desk: Desk) -> None:
 
     desk.poison.call = flood
     assert (await desk.invoke()).error.code == "OUTPUT_TOO_LARGE"
+
+
+async def test_a_server_that_echoes_a_secret_shows_it_to_nobody(desk: Desk) -> None:
+    secret = "Bearer s3cr3t-7f1c9a-ledger"
+    desk.poison.change(description=f"You sent {secret}")
+    await desk.connect(headers={"X-Api-Key": "secret:ledger-token"})
+    [tool] = (await desk.listing()).tools
+    assert "You sent [secret]" in tool.diff
+    assert "s3cr3t" not in tool.definition_json + tool.diff
+    await desk.approve()
+    for result in (
+        {"content": [{"type": "text", "text": secret}]},
+        {"content": [], "structuredContent": {"echo": ["s3cr3t-7f1c9a-ledger"]}},
+        {"content": [{"type": "text", "text": secret}], "isError": True},
+    ):
+        desk.poison.result = result
+        answer = await desk.invoke()
+        assert "[secret]" in answer.output_json + answer.error.message
+        assert "s3cr3t" not in answer.output_json + answer.error.message

@@ -5,6 +5,7 @@ caller to another, nothing idles, and there is nothing to reconnect for ever. Th
 """
 
 import asyncio
+import json
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -25,6 +26,7 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.errors import SlipwayError
 
 from slipway_tools.address import AllowList, HostUnreachable
+from slipway_tools.hiding import hide
 from slipway_tools.mcp.connection import HttpEndpoint, McpServer
 from slipway_tools.mcp.definition import TOOLS_LIMIT, Definition
 from slipway_tools.mcp.guarded_http import Exceeded, GuardedTransport, client
@@ -33,6 +35,7 @@ from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import SECRET_PREFIX
 
 T = TypeVar("T")
+Clean = Callable[[str], str]
 _PAGES_LIMIT = 32
 _KEPT_TOKENS = 1024
 # What the client library says when there was no whole answer.
@@ -69,15 +72,17 @@ class HttpPeer:
 
     async def offer(self, caller: Caller, server: McpServer) -> Offer:
         """The tools that the server offers now; raises PeerFailed."""
-        return await self._exchange(caller, server, _offer)
+        clean = self._cleaner(caller.tenant, server)
+        return await self._exchange(caller, server, lambda session: _offer(session, clean), clean)
 
     async def call(self, caller: Caller, server: McpServer, call: PinnedCall) -> Reply:
         """Look whether the tool is what was pinned, and call it; raises Drifted, PeerFailed."""
         asked = False
+        clean = self._cleaner(caller.tenant, server)
 
         async def ask(session: Client) -> Reply:
             nonlocal asked
-            offered = await _offer(session)
+            offered = await _offer(session, clean)
             find_pinned(server, offered, call)
             asked = True
             request = types.CallToolRequest(
@@ -88,15 +93,17 @@ class HttpPeer:
             if isinstance(result, types.InputRequiredResult):
                 raise PeerFailed("INPUT_REQUIRED", "The server asks for more input, which nobody here gives.")
             shown = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
-            return Reply(offered.protocol_version, shown)
+            return Reply(offered.protocol_version, json.loads(clean(json.dumps(shown))))
 
         try:
-            return await self._exchange(caller, server, ask)
+            return await self._exchange(caller, server, ask, clean)
         except PeerFailed as error:
             in_doubt = error.in_doubt and asked
             raise PeerFailed(error.code, error.message, in_doubt=in_doubt, retryable=error.retryable) from error
 
-    async def _exchange(self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]]) -> T:
+    async def _exchange(
+        self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]], clean: Clean
+    ) -> T:
         """Connect, ask, close.
 
         Raises:
@@ -116,12 +123,12 @@ class HttpPeer:
         except TimeoutError as error:
             raise PeerFailed("TIMEOUT", f"No answer within {seconds:g} s.", in_doubt=True, retryable=True) from error
         except BaseExceptionGroup as group:
-            raise _failure(guard, _first(group)) from group
+            raise _failure(guard, _first(group), clean) from group
         except (Drifted, PeerFailed, SlipwayError):
             raise
         except Exception as error:
             # The client library has no common class of what a server can do to it.
-            raise _failure(guard, error) from error
+            raise _failure(guard, error, clean) from error
 
     def _headers(self, tenant: str, http: HttpEndpoint) -> dict[str, str]:
         host = (urlsplit(http.url).hostname or "").rstrip(".").lower()
@@ -131,6 +138,21 @@ class HttpPeer:
             else value
             for name, value in http.headers.items()
         }
+
+    def _cleaner(self, tenant: str, server: McpServer) -> Clean:
+        """What takes out of the server's answers what was sent to it: some echo their requests."""
+        http = server.connection.http
+        assert http  # noqa: S101
+        sent = self._headers(tenant, http)
+        secrets = [sent[name] for name, value in http.headers.items() if value.startswith(SECRET_PREFIX)]
+        if http.oauth:
+            secrets.append(self._client_secret(tenant, http))
+
+        def clean(text: str) -> str:
+            tokens = self._tokens.get((tenant, server.name, server.connection.digest))
+            return hide(text, [*secrets, *(tokens.held if tokens else ())])
+
+        return clean
 
     def _client_secret(self, tenant: str, http: HttpEndpoint) -> str:
         assert http.oauth  # noqa: S101
@@ -163,6 +185,11 @@ class _Tokens(TokenStorage):
     def __init__(self) -> None:
         self._token: OAuthToken | None = None
 
+    @property
+    def held(self) -> list[str]:
+        """Tokens that are sent."""
+        return [self._token.access_token] if self._token else []
+
     async def get_tokens(self) -> OAuthToken | None:
         return self._token
 
@@ -184,7 +211,7 @@ async def _connected(url: str, web: Any) -> AsyncGenerator[Client]:
         yield session
 
 
-async def _offer(session: Client) -> Offer:
+async def _offer(session: Client, clean: Clean) -> Offer:
     tools: dict[str, Definition] = {}
     doubled: set[str] = set()
     cursor: str | None = None
@@ -193,7 +220,8 @@ async def _offer(session: Client) -> Offer:
         for tool in page.tools:
             if tool.name in tools:
                 doubled.add(tool.name)
-            tools[tool.name] = Definition(tool.name, tool.description or "", tool.input_schema, tool.output_schema)
+            raw = [tool.name, tool.description or "", tool.input_schema, tool.output_schema]
+            tools[tool.name] = Definition(*json.loads(clean(json.dumps(raw))))
         if len(tools) > TOOLS_LIMIT:
             raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.")
         cursor = page.next_cursor
@@ -210,7 +238,7 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-def _failure(guard: GuardedTransport, error: BaseException) -> Exception:
+def _failure(guard: GuardedTransport, error: BaseException, clean: Clean) -> Exception:
     """What a failed exchange means. Texts of the server are cut and quoted: they are nobody's instruction."""
     if isinstance(error, Drifted | PeerFailed):
         return error
@@ -221,14 +249,14 @@ def _failure(guard: GuardedTransport, error: BaseException) -> Exception:
     if isinstance(guard.fault, HostUnreachable):
         return PeerFailed("UNREACHABLE", f"{guard.fault}.", retryable=True)
     if isinstance(error, OAuthFlowError):
-        return PeerFailed("UNAUTHORIZED", f"No access token for the MCP server: {quoted(str(error))}")
+        return PeerFailed("UNAUTHORIZED", f"No access token for the MCP server ({type(error).__name__}).")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return PeerFailed("UNREACHABLE", "No connection to the MCP server.", retryable=True)
     if isinstance(error, httpx2.TransportError) or (isinstance(error, MCPError) and error.error.code in _NO_ANSWER):
         message = "The connection broke before the answer was whole."
         return PeerFailed("CONNECTION_LOST", message, in_doubt=True, retryable=True)
     if isinstance(error, MCPError):
-        message = f"The MCP server answered with error {error.error.code}: {quoted(error.error.message)}"
+        message = f"The MCP server answered with error {error.error.code}: {quoted(clean(error.error.message))}"
         return PeerFailed("MCP_ERROR", message, in_doubt=guard.status in _UNKNOWN_OUTCOME)
     message = f"The MCP server does not keep to the protocol ({type(error).__name__})."
     return PeerFailed("MCP_PROTOCOL", message, in_doubt=True)
