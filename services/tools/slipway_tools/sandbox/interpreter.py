@@ -1,10 +1,17 @@
 """Runs inside the sandbox, in the process that becomes a Python program: once, or as a session's kept interpreter."""
 
+from __future__ import annotations
+
 import _signal  # pyright: ignore[reportMissingImports]
+import _sitebuiltins  # pyright: ignore[reportMissingImports]
+import builtins
 import os
 import resource
 import sys
-from types import CodeType, ModuleType
+
+TYPE_CHECKING = False  # what is imported in here is paid for by every cold call
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
 
 WORK = "/work"
 USER = 1000
@@ -105,7 +112,10 @@ def _main_module() -> ModuleType:
     if packages not in sys.path:
         sys.path.append(packages)
     sys.path.append(WORK)
-    main = sys.modules["__main__"] = ModuleType("__main__")
+    # What `site` would have done: it takes longer than all the rest of the start.
+    builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _sitebuiltins._Helper()  # pyright: ignore[reportPrivateUsage]
+    main = sys.modules["__main__"] = type(sys)("__main__")
     main.__file__ = "main.py"
     main.__dict__["__builtins__"] = __builtins__
     return main

@@ -161,6 +161,7 @@ class SandboxPool:
                 yield
             finally:
                 SANDBOXES_BUSY.dec()
+                self._top_up()  # not before: it would take the call's processor
 
     async def _run(self, program: Program, network: Network | None) -> Outcome:
         try:
@@ -183,7 +184,6 @@ class SandboxPool:
                     held = waiting.popleft()
                     if held.box.alive:
                         SANDBOXES_WARM.set(len(self._warm))
-                        self._top_up()
                         return held
                     self._retire(held)
         return await self._start(network)

@@ -5,10 +5,15 @@ says; this process passes the bytes of each connection on to the proxy's Unix so
 What may be reached is decided there: a program that kills or replaces this process gains nothing.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import socket
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ADDRESS = ("127.0.0.1", 3128)
 SOCKET = "/run/egress/proxy.sock"
@@ -56,7 +61,7 @@ def serve(listener: socket.socket) -> None:
                     other.close()
 
 
-def _connect() -> "socket.socket | None":
+def _connect() -> socket.socket | None:
     far = socket.socket(socket.AF_UNIX)
     try:
         far.connect(SOCKET)
@@ -77,7 +82,7 @@ def _pass_on(one: socket.socket, other: socket.socket) -> bool:
     return bool(data)
 
 
-def start(listener: socket.socket, inherited: "list[int]", leave_root: "Callable[[], None]") -> int:
+def start(listener: socket.socket, inherited: list[int], leave_root: Callable[[], None]) -> int:
     """Fork the relay; `inherited` descriptors are closed in it, and it runs as the program does. Its process id."""
     pid = os.fork()
     if pid:

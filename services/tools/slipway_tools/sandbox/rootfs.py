@@ -53,7 +53,7 @@ INSIDE = tuple(f"sandbox/{name}.py" for name in ("__init__", "runner", "interpre
 
 def runner_command(report: int, *, egress: bool) -> list[str]:
     """The command of the sandbox's first process, as seen from inside."""
-    return [INTERPRETER, "-I", "-X", "utf8", RUNNER, str(report), "egress" if egress else "alone"]
+    return [INTERPRETER, "-I", "-S", "-X", "utf8", RUNNER, str(report), "egress" if egress else "alone"]
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,23 @@ the result's bytes, FILES times `NAME_SIZE SIZE WHOLE\\n` with name and content,
 name. KIND is `none`, `file`, `large`, `unsafe`, or `setup` (with an error number as STATUS: the files did not fit).
 """
 
+from __future__ import annotations
+
 import _signal  # pyright: ignore[reportMissingImports]
 import marshal
 import os
 import resource
 import select
 import sys
-from types import FrameType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # what is imported in here is paid for by every cold call
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+    from typing import Any
 
 sys.path.insert(0, "/usr/lib/slipway")
-from slipway_tools.sandbox import interpreter as python
-from slipway_tools.sandbox import workspace
+from slipway_tools.sandbox import interpreter as python  # noqa: E402
+from slipway_tools.sandbox import workspace  # noqa: E402
 
 CONTROL = 0
 MOST_LISTED = 1_000
@@ -41,7 +46,7 @@ ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/work", "LANG": "C.UTF-8"}
 class Runner:
     """Serves the control channel; `serve` returns only in a child that is to become a Python program."""
 
-    def __init__(self, report: int, relay: "ModuleType | None") -> None:
+    def __init__(self, report: int, relay: ModuleType | None) -> None:
         self.report = report
         self.relay = relay  # for programs that may use the network
         self.listener: Any = relay.listen() if relay else None
@@ -54,7 +59,7 @@ class Runner:
         _signal.signal(_signal.SIGCHLD, _nothing)
         _signal.set_wakeup_fd(self.wakened, warn_on_full_buffer=False)
 
-    def serve(self) -> "tuple[Any, ...]":
+    def serve(self) -> tuple[Any, ...]:
         """Run what is asked for; in the child, what to become: `program` and code, or `interpreter` and its pipes."""
         os.write(self.report, b"ready\n")
         while True:
@@ -64,7 +69,7 @@ class Runner:
                 if then is not None:
                     return then
 
-    def run(self, request: "dict[str, Any]") -> "tuple[Any, ...] | None":
+    def run(self, request: dict[str, Any]) -> tuple[Any, ...] | None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.interpreter_cpu = 0
         try:
@@ -100,7 +105,7 @@ class Runner:
         self.answer(request, status, kind, result, before, self.left(request["outputs"], seen))
         return None
 
-    def set_up(self, request: "dict[str, Any]") -> "tuple[bytes, int]":
+    def set_up(self, request: dict[str, Any]) -> tuple[bytes, int]:
         """Write what the program needs; its code, and a descriptor of its standard input. Raises OSError."""
         code = _read(request["code_size"])
         stdin = _read(request["stdin_size"])
@@ -125,8 +130,8 @@ class Runner:
         return code, descriptor
 
     def begin(
-        self, request: "dict[str, Any]", code: bytes, stdin: int, pipes: "tuple[int, ...] | None"
-    ) -> "tuple[Any, ...]":
+        self, request: dict[str, Any], code: bytes, stdin: int, pipes: tuple[int, ...] | None
+    ) -> tuple[Any, ...]:
         """In the child: become the program, or tell what Python is to run."""
         python.leave_root()
         _signal.set_wakeup_fd(-1)
@@ -174,7 +179,7 @@ class Runner:
             pass  # it died between calls: the wait tells how
         return self.wait(child, answers)
 
-    def wait(self, child: int, answers: "int | None") -> int:
+    def wait(self, child: int, answers: int | None) -> int:
         """Wait for the program's end, or the interpreter's answer; do what comes over the control channel meanwhile."""
         poller = select.poll()
         for descriptor in (CONTROL, self.wake, *(() if answers is None else (answers,))):
@@ -208,7 +213,7 @@ class Runner:
             except ChildProcessError:
                 return
 
-    def left(self, outputs: "list[str]", seen: "dict[str, tuple[int, int, int]]") -> "list[str]":
+    def left(self, outputs: list[str], seen: dict[str, tuple[int, int, int]]) -> list[str]:
         """Names of the files to bring out: those that match `outputs`, then new pictures."""
         names: list[str] = []
         if outputs:
@@ -220,12 +225,12 @@ class Runner:
 
     def answer(
         self,
-        request: "dict[str, Any]",
+        request: dict[str, Any],
         status: int,
         kind: bytes,
         result: bytes,
-        before: "resource.struct_rusage",
-        names: "list[str]",
+        before: resource.struct_rusage,
+        names: list[str],
     ) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = round((after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e6) + self.interpreter_cpu
@@ -252,11 +257,11 @@ class Runner:
             view = view[os.write(self.report, view) :]
 
 
-def _nothing(number: int, frame: "FrameType | None") -> None:
+def _nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _receive() -> "dict[str, Any]":
+def _receive() -> dict[str, Any]:
     return marshal.loads(_read(int(_read(8), 16)))  # noqa: S302 - from the service
 
 
@@ -271,7 +276,7 @@ def _read(size: int) -> bytes:
     return b"".join(parts)
 
 
-def _reap(child: int) -> "int | None":
+def _reap(child: int) -> int | None:
     """Reap all that have ended; the wait status of `child` if it is among them."""
     ended: int | None = None
     while True:
@@ -302,7 +307,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def main() -> "tuple[Any, ...]":
+def main() -> tuple[Any, ...]:
     relay: ModuleType | None = None
     if sys.argv[2] == "egress":
         from slipway_tools.sandbox import relay

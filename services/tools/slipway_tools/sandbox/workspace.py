@@ -3,6 +3,8 @@
 Nothing here trusts what lies there: links are not followed, and only regular files are read.
 """
 
+from __future__ import annotations
+
 import os
 
 WORK = "/work"
@@ -34,7 +36,7 @@ def write(name: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _give_away(file: "str | int") -> None:
+def _give_away(file: str | int) -> None:
     if os.getuid() == 0:
         os.chown(file, USER, USER)
 
@@ -47,7 +49,7 @@ def remove(name: str) -> None:
         pass
 
 
-def walk() -> "list[tuple[str, os.stat_result]]":
+def walk() -> list[tuple[str, os.stat_result]]:
     """Regular files below the workspace by path, with their status."""
     found: list[tuple[str, os.stat_result]] = []
     folders = [""]
@@ -75,14 +77,14 @@ def walk() -> "list[tuple[str, os.stat_result]]":
     return found
 
 
-def pictures() -> "dict[str, tuple[int, int, int]]":
+def pictures() -> dict[str, tuple[int, int, int]]:
     """Pictures by path, each with what changes when it is written again."""
     return {
         name: (info.st_ino, info.st_mtime_ns, info.st_size) for name, info in walk() if name.lower().endswith(PICTURES)
     }
 
 
-def content(name: str, limit: int) -> "tuple[int, bytes] | None":
+def content(name: str, limit: int) -> tuple[int, bytes] | None:
     """Size and content of a regular file, the content empty when it is longer than `limit`; None: there is none."""
     descriptor = _open(name)
     if descriptor is None or descriptor < 0:
@@ -95,7 +97,7 @@ def content(name: str, limit: int) -> "tuple[int, bytes] | None":
     return len(whole), whole
 
 
-def result(limit: int) -> "tuple[bytes, bytes]":
+def result(limit: int) -> tuple[bytes, bytes]:
     """What result.json is, and its content if it is a file of at most `limit` bytes."""
     descriptor = _open("result.json")
     if descriptor is None:
@@ -109,7 +111,7 @@ def result(limit: int) -> "tuple[bytes, bytes]":
     return b"file", _take(descriptor, size)
 
 
-def _open(name: str) -> "int | None":
+def _open(name: str) -> int | None:
     """A descriptor of a regular file; None: there is nothing; -1: it is something else."""
     try:
         descriptor = os.open(f"{WORK}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
