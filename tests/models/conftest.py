@@ -1,109 +1,154 @@
-"""A whole stack whose models are those of a provider that fails as told, and the real OpenAI SDK in front of it."""
+"""Gateway and router as processes before a provider that fails as told, and the real OpenAI SDK in front of them."""
 
+import base64
 import json
-import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
-from slipway_cli.session import connect
 from slipway_testkit.provider import Provider, Script, running
-from slipway_testkit.stack import Stack
+from slipway_testkit.servers.process import ServerProcess
 
 REPOSITORY = Path(__file__).parents[2]
+DATA_KEY = base64.b64encode(bytes(32)).decode()
 
 
 @dataclass
 class Models:
-    """The stack, its provider, and its catalogue as a document that can be written anew."""
+    """The running pair and its provider."""
 
-    stack: Stack
     provider: Provider
-    catalogue: Path
-    key_file: Path
-    document: dict[str, Any]
+    url: str
+    token: str
 
-    def token(self, user: str = "alice") -> str:
-        client = connect(self.stack.data_dir, user)
-        return client._transport._token()
+    def sdk(self) -> openai.OpenAI:
+        """The SDK as alice of acme; failures are seen at once."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0)
 
-    def sdk(self, **more: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.stack.url}/v1", api_key=self.token(), max_retries=0, **more)
+    def async_sdk(self) -> openai.AsyncOpenAI:
+        """The same, asynchronous."""
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0)
 
-    def async_sdk(self, **more: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.stack.url}/v1", api_key=self.token(), max_retries=0, **more)
 
-    def write(self) -> None:
-        """Put the document in force, as an editor does: a new file in the place of the old one."""
-        fresh = self.catalogue.with_suffix(".new")
-        fresh.write_text(json.dumps(self.document, indent=1))
-        fresh.replace(self.catalogue)
+def answers(url: str) -> Callable[[], bool]:
+    """Whether an address answers 200."""
+
+    def look() -> bool:
+        try:
+            return httpx.get(url).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    return look
+
+
+def catalogue(port: int, routes: dict[str, list[str]], limits: dict[str, float]) -> dict[str, Any]:
+    """Each candidate of a route is a script, and a model of its own."""
+    models = {
+        f"{route}.{n}": {
+            "provider": "faulty",
+            "upstream": f"{script}@{route}.{n}",
+            "kind": "embedding" if script == "vectors" else "chat",
+            "context_window": 8_000_000,
+            "max_output_tokens": 1000,
+            "capabilities": ["tools", "response_format", "images"],
+            "price": {"input": "1", "output": "10"},
+        }
+        for route, candidates in routes.items()
+        for n, script in enumerate(candidates)
+    }
+    url = f"http://127.0.0.1:{port}/v1"
+    return {
+        "version": 1,
+        "regions": ["eu"],
+        "providers": {"faulty": {"type": "openai", "base_url": url, "api_key": "env:FAULTY_KEY", "regions": ["eu"]}},
+        "models": models,
+        "routes": {
+            route: {"candidates": [f"{route}.{n}" for n in range(len(candidates))], **limits}
+            for route, candidates in routes.items()
+        },
+    }
 
 
 @pytest.fixture(scope="session")
-def start_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Models]]:
-    """Starts a stack over scripts and routes: `{route: [script, …]}`, each candidate a model of its own."""
-    stacks: list[Stack] = []
-    providers: list[Any] = []
+def start_models(
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[], str],
+    valkey_url: str,
+    policy_dir: Path,
+    free_port: Callable[[], int],
+) -> Iterator[Callable[..., Models]]:
+    """Starts the processes over scripts and routes: `{route: [script, …]}`."""
+    with ExitStack() as stack:
 
-    def start(
-        scripts: dict[str, Script],
-        routes: dict[str, list[str]],
-        routes_with: dict[str, dict[str, Any]],
-        **limits: float,
-    ) -> Models:
-        serving = running(Provider(scripts))
-        provider = serving.__enter__()
-        providers.append(serving)
-        config = tmp_path_factory.mktemp("config")
-        for part in ("policies", "realm"):
-            shutil.copytree(REPOSITORY / "k8s" / part, config / part)
-        (config / "catalogue").mkdir()
-        key_file = config / "provider-key"
-        key_file.write_text("sk-first\n")
-        models = {
-            f"{route}.{n}": {
-                "provider": "faulty",
-                "upstream": f"{script}@{route}.{n}",
-                "kind": "embedding" if script == "vectors" else "chat",
-                "context_window": 8_000_000,
-                "max_output_tokens": 1000,
-                "capabilities": ["tools", "response_format", "images"],
-                "price": {"input": "1", "output": "10"},
+        def start(scripts: dict[str, Script], routes: dict[str, list[str]], **limits: float) -> Models:
+            folder = tmp_path_factory.mktemp("models")
+            provider = stack.enter_context(running(Provider(scripts)))
+            (folder / "models.yaml").write_text(json.dumps(catalogue(provider.port, routes, limits), indent=1))
+
+            def process(module: str, env: dict[str, str], ready: str, *arguments: str) -> None:
+                made = ServerProcess(module, (sys.executable, "-m", module, *arguments), folder / f"{module}.log", env)
+                made.start(answers(ready), timeout=60)
+                stack.callback(made.stop)
+
+            issuer = f"127.0.0.1:{free_port()}"
+            realm = REPOSITORY / "k8s" / "realm" / "slipway-realm.json"
+            issuer_url = f"http://{issuer}/realms/slipway"
+            process(
+                "slipway_gateway.dev_issuer",
+                {
+                    "SLIPWAY_DEV_ISSUER_LISTEN": issuer,
+                    "SLIPWAY_DEV_ISSUER_REALM_FILE": str(realm),
+                    "SLIPWAY_DEV_ISSUER_KEY_DIR": str(folder / "issuer-keys"),
+                },
+                f"{issuer_url}/.well-known/openid-configuration",
+            )
+            keys = folder / "gateway-keys"
+            command = [sys.executable, "-m", "slipway_gateway.keys", "init", str(keys)]
+            subprocess.run(command, capture_output=True, check=True)
+            router, metrics, own = free_port(), free_port(), free_port()
+            shared = {
+                "REDIS_URL": valkey_url,
+                "BUS_URL": valkey_url,
+                "CALLER_JWKS_FILE": str(keys / "jwks.json"),
+                "POLICY_DIR": str(policy_dir),
+                "DATA_KEY": DATA_KEY,
             }
-            for route, candidates in routes.items()
-            for n, script in enumerate(candidates)
-        }
-        document = {
-            "version": 1,
-            "regions": ["eu"],
-            "providers": {
-                "faulty": {
-                    "type": "openai",
-                    "base_url": f"http://127.0.0.1:{provider.port}/v1",
-                    "api_key": f"file:{key_file}",
-                    "regions": ["eu"],
-                }
-            },
-            "models": models,
-            "routes": {
-                route: {"candidates": [f"{route}.{n}" for n in range(len(candidates))], **limits}
-                | routes_with.get(route, {})
-                for route, candidates in routes.items()
-            },
-        }
-        made = Models(None, provider, config / "catalogue" / "models.yaml", key_file, document)  # type: ignore[arg-type]
-        made.write()
-        made.stack = Stack(tmp_path_factory.mktemp("stack") / "data", ["--config", str(config), "--workers", "1"])
-        stacks.append(made.stack)
-        made.stack.ready()
-        return made
+            router_env = shared | {
+                "DATABASE_URL": new_database(),
+                "GRPC_LISTEN": f"127.0.0.1:{router}",
+                "METRICS_LISTEN": f"127.0.0.1:{metrics}",
+                "IDENTITY_TARGET": f"127.0.0.1:{own}",
+                "SERVICE_SECRET": "the-routers-own-secret",
+                "CATALOGUE_FILE": str(folder / "models.yaml"),
+            }
+            gateway = f"127.0.0.1:{free_port()}"
+            gateway_env = shared | {
+                "DATABASE_URL": new_database(),
+                "HTTP_LISTEN": gateway,
+                "GRPC_LISTEN": f"127.0.0.1:{own}",
+                "METRICS_LISTEN": f"127.0.0.1:{free_port()}",
+                "SIGNING_KEY_FILE": str(keys / "signing.pem"),
+                "OIDC_ISSUER": issuer_url,
+                "OIDC_AZP": json.dumps(["slipway-cli"]),
+                "DIRECTORY_URL": f"realm-file://{realm}",
+                "SERVICE_SECRETS": json.dumps({"router": "the-routers-own-secret"}),
+                **{f"{peer}_TARGET": "127.0.0.1:9" for peer in ("ORCHESTRATOR", "MEMORY", "TOOLS", "AUDIT")},
+                "ROUTER_TARGET": f"127.0.0.1:{router}",
+            }
+            named = {f"SLIPWAY_ROUTER_{name}": value for name, value in router_env.items()}
+            process("slipway_router.main", named | {"FAULTY_KEY": "sk-first"}, f"http://127.0.0.1:{metrics}/readyz")
+            named = {f"SLIPWAY_GATEWAY_{name}": value for name, value in gateway_env.items()}
+            process("slipway_gateway.main", named, f"http://{gateway}/livez")
+            form = {"grant_type": "password", "client_id": "slipway-cli", "username": "alice", "password": "alice"}
+            answer = httpx.post(f"{issuer_url}/protocol/openid-connect/token", data=form)
+            return Models(provider, f"http://{gateway}", answer.json()["access_token"])
 
-    yield start
-    for stack in stacks:
-        stack.stop()
-    for serving in providers:
-        serving.__exit__(None, None, None)
+        yield start

@@ -205,7 +205,7 @@ ROUTES = {
 
 @pytest.fixture(scope="module")
 def models(start_models: Callable[..., Any]) -> Any:
-    return start_models(SCRIPTS, ROUTES, {}, attempt_seconds=1, first_token_seconds=1)
+    return start_models(SCRIPTS, ROUTES, attempt_seconds=1, first_token_seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +296,13 @@ def test_usage_of_a_stream_comes_when_it_is_asked_for(sdk: openai.OpenAI) -> Non
     assert chunks[-1].usage.total_tokens == 14
     plain = [*sdk.chat.completions.create(model="whole_stream", messages=MESSAGES, stream=True)]
     assert all(chunk.usage is None for chunk in plain)
+
+
+def test_images_reach_the_provider_as_they_are(models: Any, sdk: openai.OpenAI) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}}
+    content: Any = [{"type": "text", "text": "what is it?"}, image]
+    sdk.chat.completions.create(model="no_usage", messages=[{"role": "user", "content": content}])
+    assert models.provider.seen["no_usage@no_usage.0"][-1].body["messages"][0]["content"][1] == image
 
 
 def test_parallel_tool_calls_come_whole(sdk: openai.OpenAI) -> None:

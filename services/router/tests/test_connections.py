@@ -151,6 +151,20 @@ async def test_a_connection_that_the_server_closes_is_not_used_again(server, con
     assert len(server.heads) == 2
 
 
+async def test_a_kept_connection_that_ends_as_it_is_used_again_costs_no_request(server, connect) -> None:
+    server.answers = [WHOLE, None, WHOLE]
+    connections = connect()
+    assert [await ask(connections), await ask(connections)] == [(200, b"hello")] * 2
+    assert [len(heads) for heads in server.heads] == [2, 1]
+
+
+async def test_a_fresh_connection_that_ends_without_an_answer_is_not_asked_twice(server, connect) -> None:
+    server.answers = [None, WHOLE]
+    with pytest.raises(BrokenOff):
+        await ask(connect())
+    assert [len(heads) for heads in server.heads] == [1]
+
+
 async def test_leaving_an_answer_early_closes_its_connection(server, connect) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n"]
     answer = await connect().post("chat", b"{}")

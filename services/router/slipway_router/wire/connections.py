@@ -76,7 +76,8 @@ class Connections:
         else:
             await self._places.acquire()
         try:
-            connection = self._reusable() or await self._connect()
+            kept = self._reusable()
+            connection = kept or await self._connect()
         except BaseException:
             self._places.release()
             raise
@@ -84,10 +85,22 @@ class Connections:
         try:
             connection.send(self._head(path), body)
             await connection.head()
+        except BrokenOff:
+            answer.close()
+            if kept is not None and connection.is_unanswered:
+                # The server closed a kept connection just as the request was sent: nothing was wrong with it.
+                return await self._post_anew(path, body)
+            raise
         except BaseException:
             answer.close()
             raise
         return answer
+
+    async def _post_anew(self, path: str, body: bytes) -> "Answer":
+        for connection in list(self._idle):
+            connection.abort()
+        self._idle.clear()
+        return await self.post(path, body)
 
     def give_back(self, connection: "_Connection") -> None:
         """Keep a connection for the next request if it is fit for one, close it otherwise."""
@@ -230,6 +243,11 @@ class _Connection(asyncio.Protocol):
     def is_reusable(self) -> bool:
         """True when a request may be sent: the last answer was whole, and the other side keeps the connection."""
         return self._fit and not self._lost and (self._complete or self._parser is None)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """True when not a byte of the answer to the last request has come."""
+        return not self._head_done and self._unparsed == 0
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begin a request."""
