@@ -88,7 +88,10 @@ class StreamedAnswer:
             what = "no first token"
         else:
             what = "nothing more after the last token" if silent else "the answer did not end"
-        return self.failed(ProviderTimeout(f"provider {self._provider}: {what} in time"))
+        late = ProviderTimeout(f"provider {self._provider}: {what} in time")
+        # A long answer, or a caller in a hurry: the model was at work.
+        late.unhealthy = silent or not self.begun
+        return self.failed(late)
 
     def failed(self, failure: ProviderFailure) -> ProviderFailure:
         """`failure`, with the usage that was reported until then."""
