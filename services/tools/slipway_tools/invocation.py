@@ -131,8 +131,8 @@ class Invoker:
 
         Raises:
             ToolNotFound, PolicyDenied, ApprovalRequired, RegionNotAllowed, InvalidJson, InvalidToolArguments,
-            ApprovalMismatch, ToolQuarantined, QueueFull, SandboxUnavailable, SecretUnavailable, AddressNotAllowed:
-            nothing was done.
+            ApprovalMismatch, ToolQuarantined, QueueFull, TenantCalls, SandboxUnavailable, SecretUnavailable,
+            AddressNotAllowed: nothing was done.
             StaleEpoch, EffectKeyReused, EffectUncertain: the effect ledger's.
         """
         origin = Origin(invocation.arguments_tainted, approved=invocation.approval is not None)
@@ -221,10 +221,10 @@ class Invoker:
             case "python" | "shell":
                 return _not_repeated_blindly(tool, await self._sandboxed.call(declaration, arguments))
             case "mcp":
-                async with self._gate.enter():
+                async with self._gate.enter(caller.tenant):
                     return await self._mcp.call(caller, tool, arguments)
             case "http":
-                async with self._gate.enter():
+                async with self._gate.enter(caller.tenant):
                     return await self._http.call(
                         declaration, arguments, HttpInvocation(caller.tenant, effect.key if effect else "")
                     )

@@ -66,8 +66,9 @@ async def serve(settings: ToolsSettings) -> None:
     sandboxes = Sandboxes(choice, files, egress)
     registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules))
     http_peer = HttpPeer(allowed, secrets)
+    gate = Gate(settings.http_calls, settings.http_queue)
     servers = McpServers(
-        pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}
+        pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}, gate
     )
     invoker = Invoker(
         registry,
@@ -78,7 +79,7 @@ async def serve(settings: ToolsSettings) -> None:
         files.fetch,
         McpCaller(servers),
         limits=limits,
-        gate=Gate(settings.http_calls, settings.http_queue),
+        gate=gate,
     )
 
     def servicers(server: object) -> list[str]:

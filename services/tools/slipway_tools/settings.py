@@ -119,8 +119,8 @@ class ToolsSettings(SandboxSettings, CoreSettings):
         (), description="host:port pairs that HTTP tools may call whatever the address, also without TLS"
     )
     egress_file: Path | None = Field(None, description="YAML of what programs may reach, by tool; unset: nothing")
-    http_calls: int = Field(64, ge=1, le=1000, description="calls of HTTP tools at a time")
-    http_queue: int = Field(256, ge=0, le=10_000, description="calls of HTTP tools that may wait")
+    http_calls: int = Field(64, ge=1, le=1000, description="calls of HTTP and MCP tools at a time")
+    http_queue: int = Field(256, ge=0, le=10_000, description="calls of HTTP and MCP tools that may wait")
     regions: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="regions this service runs in: those of the builtin tools"
     )

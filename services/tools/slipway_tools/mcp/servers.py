@@ -15,6 +15,7 @@ from slipway_chassis.telemetry import current_trace_id
 
 from slipway_tools import store as tools
 from slipway_tools.errors import InvalidTool
+from slipway_tools.gate import Gate
 from slipway_tools.mcp import store
 from slipway_tools.mcp.connection import Connection, McpServer, check
 from slipway_tools.mcp.definition import Definition, diff, pinned, tool_name
@@ -79,14 +80,21 @@ class McpServers:
     """Connects servers, shows what they offer, approves."""
 
     def __init__(
-        self, pool: Any, policy: PolicyEngine, evidence: Evidence, http: HttpPeer, peers: Mapping[str, Peer]
+        self,
+        pool: Any,
+        policy: PolicyEngine,
+        evidence: Evidence,
+        http: HttpPeer,
+        peers: Mapping[str, Peer],
+        gate: Gate,
     ) -> None:
-        """`peers` talk to servers by kind of connection: `http`, `stdio`."""
+        """`peers` talk to servers by kind of connection: `http`, `stdio`; `gate` bounds how many at a time."""
         self._pool = pool
         self._policy = policy
         self._evidence = evidence
         self._http = http
         self._peers = peers
+        self._gate = gate
 
     def peer(self, server: McpServer) -> Peer:
         """What talks to that server."""
@@ -172,7 +180,7 @@ class McpServers:
             if tool.declaration.mcp
         }
         try:
-            offer = await self.peer(server).offer(caller, server)
+            offer = await self._offer(caller, server)
         except PeerFailed as error:
             kept = [ServerTool(tool, "missing", None, approved[tool]) for tool in sorted(approved)]
             return Listing(server, kept, fault=f"{error.code}: {error.message}")
@@ -194,7 +202,7 @@ class McpServers:
         if not pins:
             raise InvalidTool("names no tool", field="tools")
         try:
-            offer = await self.peer(server).offer(caller, server)
+            offer = await self._offer(caller, server)
         except PeerFailed as error:
             raise McpServerFailed(f"{error.code}: {error.message}") from error
         wanted = {pin.name: (pin, self._approvable(name, offer, pin)) for pin in pins}
@@ -227,6 +235,10 @@ class McpServers:
             if await tools.quarantine_tool(conn, caller.tenant, tool.declaration.name, why):
                 data = {"tool": tool.declaration.name, "approved_digest": tool.declaration.mcp.digest, "why": why}
                 await self._record(conn, caller, "mcp.tool.quarantined", tool.declaration.mcp.server, data, None)
+
+    async def _offer(self, caller: Caller, server: McpServer) -> Offer:
+        async with self._gate.enter(caller.tenant):
+            return await self.peer(server).offer(caller, server)
 
     def _approvable(self, server: str, offer: Offer, pin: Pin) -> Definition:
         definition = offer.tools.get(pin.name)
