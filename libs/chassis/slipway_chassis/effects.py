@@ -46,6 +46,12 @@ class EffectUncertain(Aborted):
     reason = "EFFECT_UNCERTAIN"
 
 
+class EffectCancelled(Aborted):
+    """The run that asked for the effect stopped it half-way."""
+
+    reason = "EFFECT_CANCELLED"
+
+
 class EffectKeyLike(Protocol):
     """An effect key: the dataclass below, or ``slipway.effects.v1.EffectKey``."""
 
@@ -72,6 +78,10 @@ class _Execution:
 
     id: uuid.UUID
     settled: "asyncio.Future[bytes]"
+    cancelled: bool = False
+    """The run itself stopped it."""
+    acting: bool = True
+    """What it does has not ended yet; afterwards it is too late to stop it."""
 
 
 class EffectLedger:
@@ -92,6 +102,8 @@ class EffectLedger:
         self._executions: dict[uuid.UUID, _Execution] = {}
         self._never_started: dict[uuid.UUID, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._by_key: dict[tuple[str, str], tuple[int, _Execution, asyncio.Task[None]]] = {}
+        """Executions of this process, with their epoch, by tenant and key."""
         self._heartbeat: asyncio.Task[None] | None = None
 
     async def perform(
@@ -144,6 +156,15 @@ class EffectLedger:
         while len(self._never_started) > _NEVER_STARTED:
             del self._never_started[next(iter(self._never_started))]
 
+    def cancel(self, tenant: str, effect: EffectKeyLike) -> bool:
+        """Stop an execution of this process; its outcome is EffectCancelled. False: there is none, or a newer one."""
+        epoch, execution, task = self._by_key.get((tenant, effect.key), (0, None, None))
+        if execution is None or task is None or epoch > effect.epoch or not execution.acting:
+            return False
+        execution.cancelled = True
+        task.cancel()
+        return True
+
     async def drain(self, grace: float) -> None:
         """Let executions end for ``grace`` seconds, then cancel them; their effects are in doubt then. At shutdown."""
         if self._tasks:
@@ -172,12 +193,15 @@ class EffectLedger:
     def _start(self, caller: Caller, effect: EffectKeyLike, execution: _Execution, action: Action) -> None:
         task = asyncio.create_task(self._execute(caller, effect.key, execution, action))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, execution))
+        self._by_key[(caller.tenant, effect.key)] = (effect.epoch, execution, task)
+        task.add_done_callback(lambda done: self._ended(done, caller.tenant, effect.key, execution))
         if self._heartbeat is None or self._heartbeat.done():
             self._heartbeat = asyncio.create_task(self._beat())
 
-    def _ended(self, task: asyncio.Task[None], execution: _Execution) -> None:
+    def _ended(self, task: asyncio.Task[None], tenant: str, key: str, execution: _Execution) -> None:
         self._tasks.discard(task)
+        if self._by_key.get((tenant, key), (0, None, None))[1] is execution:
+            del self._by_key[(tenant, key)]
         if execution.id in self._executions:
             # Cancelled before its first line ran.
             self._settle(execution, Unavailable("the service stopped before the effect began"))
@@ -189,11 +213,14 @@ class EffectLedger:
         try:
             answer = await action()
         except asyncio.CancelledError:
-            self._settle(execution, Unavailable("the service stopped before the effect was done"))
-            await self._release(caller.tenant, key, execution.id)
-            raise
+            if not execution.cancelled:
+                self._settle(execution, Unavailable("the service stopped before the effect was done"))
+                await self._release(caller.tenant, key, execution.id)
+                raise
+            failure = EffectCancelled("the run stopped it", metadata={"effect_key": key})
         except Exception as error:  # noqa: BLE001 - any failure is an outcome, to be recorded and raised to the callers
             failure = error
+        execution.acting = False
         try:
             await self._write(caller, key, execution.id, answer, failure)
         except SlipwayError as error:

@@ -10,7 +10,7 @@ from slipway.effects.v1 import effects_pb2
 from slipway_chassis.caller import Caller
 from slipway_chassis.crypto import SubjectErased, SubjectKeys
 from slipway_chassis.effect_store import EffectKeyReused, StaleEpoch
-from slipway_chassis.effects import EffectKey, EffectLedger, EffectUncertain
+from slipway_chassis.effects import EffectCancelled, EffectKey, EffectLedger, EffectUncertain
 from slipway_chassis.errors import ErrorKind, FailedPrecondition, SlipwayError, Unavailable
 from slipway_chassis.postgres import open_pool
 
@@ -446,3 +446,25 @@ async def test_answers_lie_encrypted_and_are_gone_when_their_subject_is_erased(
     with pytest.raises(SubjectErased):
         await ledger.perform(caller(), EffectKey("k", 1), b"f", world.act, in_doubt="repeat")
     await ledger.drain(1)
+
+
+async def test_an_execution_that_its_run_stops_is_recorded_as_stopped_and_a_newer_attempt_runs_again(
+    ledger: EffectLedger, world: World, caller: Callable[..., Caller], eventually: Eventually
+) -> None:
+    world.gate.clear()
+    key = EffectKey("run_1/pay/1", 3)
+    asking = asyncio.create_task(ledger.perform(caller(), key, b"f", world.act, in_doubt="uncertain"))
+    await eventually(lambda: world.times == 1)
+    assert not ledger.cancel(caller().tenant, EffectKey("run_1/pay/1", 2)), "an older lease stops nothing"
+    assert not ledger.cancel("globex", key)
+    assert ledger.cancel(caller().tenant, key)
+    with pytest.raises(EffectCancelled):
+        await asking
+    with pytest.raises(SlipwayError) as recorded:
+        await ledger.perform(caller(), key, b"f", world.act, in_doubt="uncertain")
+    assert recorded.value.reason == "EFFECT_CANCELLED"
+    assert not ledger.cancel(caller().tenant, key), "it is under way no more"
+    world.gate.set()
+    again = EffectKey("run_1/pay/1", 4, 2)
+    assert await ledger.perform(caller(), again, b"f", world.act, in_doubt="uncertain") == b"answer 2"
+    assert world.finished == 1

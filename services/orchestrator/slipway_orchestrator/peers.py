@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slipway.effects.v1 import effects_pb2
 from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway.router.v1 import router_pb2, router_pb2_grpc
@@ -13,9 +14,11 @@ from slipway_chassis.caller import current_token
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import ErrorKind, SlipwayError
 
+from slipway_orchestrator.core.actions import Perform
 from slipway_orchestrator.definitions.catalogue import ToolDescription
 
 _LOOK_UP = 10.0  # seconds
+_CANCEL = 3.0
 _HIDDEN = (ErrorKind.NOT_FOUND, ErrorKind.PERMISSION_DENIED, ErrorKind.INVALID_ARGUMENT)
 
 
@@ -47,6 +50,13 @@ class Peers:
         """Close the connections."""
         for channel in self.channels:
             await channel.close()
+
+    async def cancel_tool(self, run_id: str, perform: Perform, epoch: int, token: str) -> None:
+        """Stop a call that the run has under way. Raises what the tools service raises."""
+        key = f"{run_id}/{perform.at.key}/{perform.occurrence}"
+        effect = effects_pb2.EffectKey(key=key, epoch=epoch, attempt=perform.attempt)
+        request = tools_pb2.CancelInvocationRequest(effect=effect)
+        await invoke(self.tools.CancelInvocation, request, token=token, timeout=_CANCEL)
 
     async def describe_tool(self, name: str, token: str) -> ToolDescription:
         """A tool as the token's bearer may see it. Raises what the tools service raises."""

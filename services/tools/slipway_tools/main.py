@@ -15,6 +15,7 @@ from slipway_chassis.settings import load_settings
 
 from slipway_tools import python_tool
 from slipway_tools.address import AllowList
+from slipway_tools.cancellation import Cancellation
 from slipway_tools.egress.link import Egress, EgressLog
 from slipway_tools.egress.proxy import Proxy
 from slipway_tools.egress.rules import EgressRules
@@ -82,8 +83,11 @@ async def serve(settings: ToolsSettings) -> None:
         gate=gate,
     )
 
+    cancellation = Cancellation(ledger, bus)
+
     def servicers(server: object) -> list[str]:
-        tools_pb2_grpc.add_ToolsServiceServicer_to_server(ToolsServicer(registry, invoker, servers), server)  # pyright: ignore[reportArgumentType]
+        servicer = ToolsServicer(registry, invoker, servers, cancellation)
+        tools_pb2_grpc.add_ToolsServiceServicer_to_server(servicer, server)  # pyright: ignore[reportArgumentType]
         return [tools_pb2.DESCRIPTOR.services_by_name["ToolsService"].full_name]
 
     async def database() -> None:
@@ -103,7 +107,12 @@ async def serve(settings: ToolsSettings) -> None:
         "tools",
         settings,
         servicers=servicers,
-        background={"sandboxes": sandboxes.keep_open, "outbox": outbox.relay, "retention": sweep},
+        background={
+            "sandboxes": sandboxes.keep_open,
+            "cancellations": cancellation.listen,
+            "outbox": outbox.relay,
+            "retention": sweep,
+        },
         readiness={"database": database, "bus": bus.ping, "sandbox": sandboxes.check},
         on_stop=stop,
     )

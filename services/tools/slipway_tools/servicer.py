@@ -7,6 +7,7 @@ from slipway_chassis import paging
 from slipway_chassis.caller import current_caller
 
 from slipway_tools import convert, openapi
+from slipway_tools.cancellation import Cancellation
 from slipway_tools.invocation import Invoker
 from slipway_tools.mcp import convert as mcp_convert
 from slipway_tools.mcp.servers import McpServers
@@ -19,10 +20,11 @@ _NEWEST = (1 << 31) - 1
 class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
     """Registers and invokes tools."""
 
-    def __init__(self, registry: Registry, invoker: Invoker, servers: McpServers) -> None:
+    def __init__(self, registry: Registry, invoker: Invoker, servers: McpServers, cancellation: Cancellation) -> None:
         self._registry = registry
         self._invoker = invoker
         self._servers = servers
+        self._cancellation = cancellation
 
     async def PutTool(self, request: tools_pb2.PutToolRequest, context: Any) -> tools_pb2.PutToolResponse:
         """Declare a tool."""
@@ -78,6 +80,13 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         """Perform a tool."""
         answer = await self._invoker.invoke(current_caller(), convert.invocation(request))
         return convert.answer(answer)
+
+    async def CancelInvocation(
+        self, request: tools_pb2.CancelInvocationRequest, context: Any
+    ) -> tools_pb2.CancelInvocationResponse:
+        """Stop a call that the run has under way."""
+        stopped = await self._cancellation.cancel(current_caller(), request.effect)
+        return tools_pb2.CancelInvocationResponse(stopped=stopped)
 
     async def ImportOpenApi(
         self, request: tools_pb2.ImportOpenApiRequest, context: Any

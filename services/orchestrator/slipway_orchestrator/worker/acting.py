@@ -1,6 +1,8 @@
 """Acting on what was decided: events appended, steps begun, attempts started and stopped."""
 
+import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -159,9 +161,19 @@ class Acting:
         for event in events:
             held.add(event, result=True)
         if held.state.cancel is not None:
+            await asyncio.gather(*(self._stop_tool(perform) for perform in cut))
             for perform in cut:
                 message = "stopped: the run was cancelled"
                 held.add(failed(perform.at, perform.attempt, "CANCELLED", message), result=True)
+
+    async def _stop_tool(self, perform: Perform) -> None:
+        """Tools end what they have begun although whoever asked is gone: they must be told to stop."""
+        if not isinstance(perform.step.call, ToolCall):
+            return
+        lease, tools = self._held.lease, self._held.tools
+        with suppress(SlipwayError):
+            token = await tools.sources.token(lease.run)
+            await tools.peers.cancel_tool(lease.run.run_id, perform, lease.epoch, token)
 
     async def _prepared(self, at: Instance) -> bool:
         """Have the step's tool described. False: not now, or the step failed."""

@@ -212,6 +212,12 @@ class Tools(tools_pb2_grpc.ToolsServiceServicer):
             approval_required=request.arguments_tainted and request.tool in self.world.guarded,
         )
 
+    async def CancelInvocation(self, request: Any, context: Any) -> Any:
+        for (key, _), task in list(self.world.under_way.items()):
+            if key == request.effect.key:
+                task.cancel()
+        return tools_pb2.CancelInvocationResponse(stopped=True)
+
     async def InvokeTool(self, request: Any, context: Any) -> Any:
         world = self.world
         arguments = json.loads(request.arguments_json)

@@ -1836,3 +1836,49 @@ class ApproveMcpToolsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApproveMcpToolsResponse: _TypeAlias = ApproveMcpToolsResponse  # noqa: Y015
+
+@_typing.final
+class CancelInvocationRequest(_message.Message):
+    """CancelInvocationRequest names a call by the key of its effect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def effect(self) -> _effects_pb2.EffectKey:
+        """Key and epoch of the lease; an older epoch than the call's stops nothing."""
+
+    def __init__(
+        self,
+        *,
+        effect: _effects_pb2.EffectKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelInvocationRequest: _TypeAlias = CancelInvocationRequest  # noqa: Y015
+
+@_typing.final
+class CancelInvocationResponse(_message.Message):
+    """CancelInvocationResponse tells what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOPPED_FIELD_NUMBER: _builtins.int
+    stopped: _builtins.bool
+    """True when this replica had it under way; another one hears of it over the bus."""
+    def __init__(
+        self,
+        *,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stopped", b"stopped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelInvocationResponse: _TypeAlias = CancelInvocationResponse  # noqa: Y015

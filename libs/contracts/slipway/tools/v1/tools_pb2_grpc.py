@@ -55,6 +55,11 @@ class ToolsServiceStub:
                 request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.SerializeToString,
                 response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.FromString,
                 _registered_method=True)
+        self.CancelInvocation = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/CancelInvocation',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationResponse.FromString,
+                _registered_method=True)
         self.DescribeTool = channel.unary_unary(
                 '/slipway.tools.v1.ToolsService/DescribeTool',
                 request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.DescribeToolRequest.SerializeToString,
@@ -130,6 +135,14 @@ class ToolsServiceServicer:
     def InvokeTool(self, request, context):
         """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
         did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelInvocation(self, request, context):
+        """CancelInvocation stops a call that a run has under way, with everything it started, within a second. Its effect is
+        recorded as failed with EFFECT_CANCELLED. Only the run itself may ask; a call that is not under way is left alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,6 +234,11 @@ def add_ToolsServiceServicer_to_server(servicer, server):
                     servicer.InvokeTool,
                     request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.FromString,
                     response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.SerializeToString,
+            ),
+            'CancelInvocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelInvocation,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationResponse.SerializeToString,
             ),
             'DescribeTool': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeTool,
@@ -377,6 +395,33 @@ class ToolsService:
             '/slipway.tools.v1.ToolsService/InvokeTool',
             slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolRequest.SerializeToString,
             slipway_dot_tools_dot_v1_dot_tools__pb2.InvokeToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelInvocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/CancelInvocation',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.CancelInvocationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class ToolsServiceStub:
     """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
     did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
     """
+    CancelInvocation: _grpc.UnaryUnaryMultiCallable[_tools_pb2.CancelInvocationRequest, _tools_pb2.CancelInvocationResponse]
+    """CancelInvocation stops a call that a run has under way, with everything it started, within a second. Its effect is
+    recorded as failed with EFFECT_CANCELLED. Only the run itself may ask; a call that is not under way is left alone.
+    """
     DescribeTool: _grpc.UnaryUnaryMultiCallable[_tools_pb2.DescribeToolRequest, _tools_pb2.DescribeToolResponse]
     """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it."""
     ListToolVersions: _grpc.UnaryUnaryMultiCallable[_tools_pb2.ListToolVersionsRequest, _tools_pb2.ListToolVersionsResponse]
@@ -78,6 +82,10 @@ class ToolsServiceAsyncStub(ToolsServiceStub):
     InvokeTool: _aio.UnaryUnaryMultiCallable[_tools_pb2.InvokeToolRequest, _tools_pb2.InvokeToolResponse]  # type: ignore[assignment]
     """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
     did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
+    """
+    CancelInvocation: _aio.UnaryUnaryMultiCallable[_tools_pb2.CancelInvocationRequest, _tools_pb2.CancelInvocationResponse]  # type: ignore[assignment]
+    """CancelInvocation stops a call that a run has under way, with everything it started, within a second. Its effect is
+    recorded as failed with EFFECT_CANCELLED. Only the run itself may ask; a call that is not under way is left alone.
     """
     DescribeTool: _aio.UnaryUnaryMultiCallable[_tools_pb2.DescribeToolRequest, _tools_pb2.DescribeToolResponse]  # type: ignore[assignment]
     """DescribeTool answers with a tool and what policy says of a call with arguments of that origin, without calling it."""
@@ -135,6 +143,16 @@ class ToolsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tools_pb2.InvokeToolResponse, _abc.Awaitable[_tools_pb2.InvokeToolResponse]]:
         """InvokeTool performs a tool. A tool that ran and failed is an answer with `error`; a status error means that it
         did not run, except ABORTED with EFFECT_UNCERTAIN: the target keeps no key and may or may not have acted.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelInvocation(
+        self,
+        request: _tools_pb2.CancelInvocationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.CancelInvocationResponse, _abc.Awaitable[_tools_pb2.CancelInvocationResponse]]:
+        """CancelInvocation stops a call that a run has under way, with everything it started, within a second. Its effect is
+        recorded as failed with EFFECT_CANCELLED. Only the run itself may ask; a call that is not under way is left alone.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,38 @@
+"""A run stops what it has under way: the program is gone within a second, with all that it started."""
+
+import asyncio
+import subprocess
+from typing import Any
+
+import pytest
+from slipway.tools.v1 import tools_pb2
+from slipway_chassis.errors import SlipwayError
+
+
+def running(mark: str) -> bool:
+    return subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False).returncode == 0
+
+
+async def test_a_run_stops_a_program_with_all_that_it_started(
+    client: Any, effect: Any, unique: Any, eventually: Any
+) -> None:
+    run_id, mark = unique("run_"), unique("60.")
+    key = effect(f"{run_id}/compute/1", epoch=2)
+    run = client(run_id=run_id, act="desk@1")
+    code = f"import subprocess, time\nsubprocess.Popen(['sleep', '{mark}'])\ntime.sleep(60)"
+    asking = asyncio.create_task(run.invoke("python", {"code": code}, effect=key))
+    await eventually(lambda: running(f"sleep {mark}"), timeout=30)
+    for stranger in (client(), client(run_id=unique("run_")), client(tenant="globex", run_id=unique("run_"))):
+        with pytest.raises(SlipwayError) as refused:
+            await stranger.call("CancelInvocation", tools_pb2.CancelInvocationRequest(effect=key))
+        assert refused.value.reason == "NOT_THE_RUN"
+    assert running(f"sleep {mark}")
+    answer = await run.call("CancelInvocation", tools_pb2.CancelInvocationRequest(effect=key))
+    assert answer.stopped
+    with pytest.raises(SlipwayError) as stopped:
+        await asking
+    assert stopped.value.reason == "EFFECT_CANCELLED"
+    await eventually(lambda: not running(f"sleep {mark}"), timeout=10)
+    # What is not under way is left alone.
+    answer = await run.call("CancelInvocation", tools_pb2.CancelInvocationRequest(effect=key))
+    assert not answer.stopped
