@@ -12,16 +12,19 @@ from orchestrator_testing.order import check_order
 from orchestrator_testing.worlds import GATE, NOW, Driver, definition, ends_of, started, step, tool, trees
 from slipway_chassis.errors import ResourceExhausted
 from slipway_orchestrator.core import actions as core
-from slipway_orchestrator.core.definition import Limits, ModelCall, Retry, Step
+from slipway_orchestrator.core.definition import Limits, ModelCall, Parallel, Retry, Step, Wait
 from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalRequested,
     LimitsRaised,
     RaisedLimits,
     RunPaused,
+    SignalReceived,
     StepCompleted,
+    StepFailed,
     StepRetrying,
     StepStarted,
+    StepUncertain,
     Usage,
     decode,
     encode,
@@ -177,6 +180,59 @@ def test_reaching_a_limit_fails_the_run_with_its_reason(limits: Limits, code: st
     (action,) = decide(state, tool("s0"), tool("s1"), limits=limits, now=later)
     assert isinstance(action, core.Append)
     assert action.events[0].code == code  # type: ignore[union-attr]
+
+
+def _escalated(*, edited: bool = False, uncertain: bool = False) -> core.Action:
+    """What becomes of a step that was performed once, when a person approves."""
+    at = tool("s0", on_error="escalate", attempts=1)
+    value = {"tool": "t", "arguments": {"amount": 1}}
+    state = fold([(NOW, started()), (NOW, StepStarted("s0", "tool", 1, value))])
+    if uncertain:
+        apply(state, NOW, StepUncertain("s0", "tool", 1, "EFFECT_UNCERTAIN", "nobody knows"))
+    else:
+        apply(state, NOW, StepFailed("s0", "tool", 1, "X", "broken", escalated=True))
+    (ask,) = decide(state, at)
+    assert isinstance(ask, core.Ask)
+    assert (ask.arguments, ask.proposer, ask.escalation) == ({"amount": 1}, "alice", True)
+    arguments = {"amount": 2} if edited else ask.arguments
+    asked = ApprovalRequested("s0", "apr_1", arguments, "d", (), "bob", NOW + timedelta(hours=1), escalation=True)
+    apply(state, NOW, asked)
+    apply(state, NOW, ApprovalDecided("s0", "apr_1", "approve", "d", "dave"))
+    (action,) = decide(state, at)
+    return action
+
+
+def test_an_approved_repetition_is_the_same_effect_unless_its_arguments_were_edited() -> None:
+    value: Any = {"tool": "t", "arguments": {"amount": 1}}
+    again = core.Append((StepStarted("s0", "tool", 2, value, 1, "apr_1"),))
+    assert _escalated() == again
+    assert _escalated(uncertain=True) == again
+    other: Any = {"tool": "t", "arguments": {"amount": 2}}
+    assert _escalated(edited=True) == core.Append((StepStarted("s0", "tool", 2, other, 2, "apr_1"),))
+
+
+def test_a_signal_is_taken_by_one_step_only_and_in_the_order_in_which_they_came() -> None:
+    waits = [step(f"w{n}", Wait(None, None, "go", None)) for n in range(3)]
+    state = fold([(NOW, started()), (NOW, StepStarted("p", "parallel", 1, None))])
+    fold([(NOW, StepStarted(f"w{n}", "wait", 1, {"signal": "go"})) for n in range(3)], state)
+    all_ = step("p", Parallel(tuple(waits)))
+    (park,) = decide(state, all_)
+    assert isinstance(park, core.Park)
+    for payload in (1, 2):
+        apply(state, NOW, SignalReceived("go", payload, "bob"))
+    taken: list[Any] = []
+    for _ in range(2):
+        append = decide(state, all_)[0]
+        assert isinstance(append, core.Append)
+        (event,) = append.events
+        assert isinstance(event, StepCompleted)
+        taken.append((event.step_id, event.output))
+        apply(state, NOW, event)
+    assert taken == [(f"w{n}", {"signal": "go", "payload": payload, "by": "bob"}) for n, payload in enumerate((1, 2))]
+    assert not state.signals["go"]
+    (park,) = decide(state, all_)
+    assert isinstance(park, core.Park)
+    assert park.waiting.state == "WAITING_SIGNAL"
 
 
 def test_a_call_that_costs_too_much_waits_until_the_limit_is_raised() -> None:

@@ -1,5 +1,6 @@
 """What a journal must look like, told from the definition alone: an oracle that knows nothing of how it is decided."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,11 +9,15 @@ from slipway_orchestrator.core.definition import Branch, Definition, Map, Parall
 from slipway_orchestrator.core.events import (
     ApprovalRequested,
     Event,
+    RunFailed,
     RunSucceeded,
+    SignalReceived,
     StepCompleted,
     StepFailed,
+    StepRetrying,
     StepSkipped,
     StepStarted,
+    StepUncertain,
 )
 
 _CONTAINERS = (Parallel, Map, Branch)
@@ -42,6 +47,9 @@ class Order:
         self._inputs: dict[str, object] = {}
         self._broken: set[str] = set()
         """Keys of holders within which something has failed: nothing begins there any more."""
+        self._under_way: set[str] = set()
+        """Keys of steps of which an attempt is begun and has not come to anything."""
+        self._signals: Counter[str] = Counter()
 
     def _index(self, steps: tuple[Step, ...], holder: Step | None, depth: int) -> None:
         for position, step in enumerate(steps):
@@ -52,6 +60,7 @@ class Order:
 
     def read(self, events: Sequence[tuple[datetime, Event]]) -> None:
         for _, event in events:
+            self._attempt(event)
             match event:
                 case StepStarted(step_id=key) | ApprovalRequested(step_id=key) | StepSkipped(step_id=key):
                     self._begin(key)
@@ -69,8 +78,26 @@ class Order:
                     self._ended[key] = event
                 case RunSucceeded():
                     assert self._is_done(self._root, "")
+                case RunFailed():
+                    assert not self._under_way, f"{self._under_way} are under way when the run fails"
+                case SignalReceived(name=name):
+                    self._signals[name] += 1
                 case _:
                     pass
+
+    def _attempt(self, event: Event) -> None:
+        match event:
+            case StepStarted(step_id=key, type="tool"):
+                assert key not in self._under_way, f"{key} is begun twice at once"
+                self._under_way.add(key)
+            case StepCompleted() | StepFailed() | StepRetrying() | StepUncertain():
+                self._under_way.discard(event.step_id)
+            case _:
+                pass
+        if isinstance(event, StepCompleted) and event.type == "wait" and isinstance(event.output, dict):
+            name = str(event.output["signal"])
+            self._signals[name] -= 1
+            assert self._signals[name] >= 0, f"a signal {name} is taken twice"
 
     def _begin(self, key: str) -> None:
         assert key not in self._ended, f"{key} has ended"
@@ -114,6 +141,10 @@ class Order:
             place = self._places[place.holder.step_id]
         return keys
 
+    def _holders_of(self, key: str) -> list[str]:
+        step_id, _, _ = key.partition("[")
+        return self._holders(self._places[step_id], key.removeprefix(step_id))
+
     def _is_under_way(self, call: Map, suffix: str) -> bool:
         return call.steps[0].step_id + suffix in self._begun and not self._is_done(call.steps, suffix)
 
@@ -122,6 +153,8 @@ class Order:
         step = self._steps[step_id]
         if isinstance(step.call, _CONTAINERS):
             assert key in self._broken, f"{key} fails, but nothing in it has"
+            within = {other for other in self._under_way if key in self._holders_of(other)}
+            assert not within, f"{within} are under way when {key} fails"
         self._ended[key] = event
         if not event.handled:
             place, suffix = self._places[step_id], key.removeprefix(step_id)

@@ -52,11 +52,11 @@ def definition(steps: Sequence[Step], limits: Limits = LIMITS, **more: Any) -> D
     return Definition("a", "", {}, {}, {}, limits, None, tuple(steps), {}, **more)
 
 
-def step(name: str, call: Any, on_error: str = "fail", attempts: int = 3) -> Step:
+def step(name: str, call: Any, on_error: str = "fail", attempts: int = 2) -> Step:
     return Step(name, call, None, Retry(attempts, 1, 10, None), on_error, 10)
 
 
-def tool(name: str, *, gate: Gate | None = None, attempts: int = 3, on_error: str = "fail") -> Step:
+def tool(name: str, *, gate: Gate | None = None, attempts: int = 2, on_error: str = "fail") -> Step:
     return step(name, ToolCall("t", {}, gate), on_error, attempts)
 
 
@@ -92,7 +92,8 @@ def trees(draw: Any, depth: int = 2, most: int = 5) -> tuple[Step, ...]:
             case "set":
                 return step(name, SetValue(1))
             case "tool":
-                return tool(name, on_error=draw(st.sampled_from([lenient, "escalate"])))
+                on_error = draw(st.sampled_from([lenient, "continue", "escalate"]))
+                return tool(name, attempts=draw(st.integers(1, 2)), on_error=on_error)
             case "gated":
                 return tool(name, gate=GATE, on_error=lenient)
             case "approval":
@@ -242,8 +243,8 @@ class Driver:
 
     def outcome(self, action: core.Perform) -> Event:
         at, attempt = action.at, action.attempt
-        drawn = self.draw(st.integers(0, 7))
-        if drawn > 2:
+        drawn = self.draw(st.integers(0, 6))
+        if drawn > 3:
             return StepCompleted(at.key, at.step.type, {"n": attempt}, attempt, usage=Usage(1, 2))
         if drawn == 0:
             return StepUncertain(at.key, at.step.type, attempt, "EFFECT_UNCERTAIN", "x")

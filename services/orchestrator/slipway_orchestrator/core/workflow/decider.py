@@ -334,14 +334,15 @@ class _Walk:
             if isinstance(outcome, _Failed):
                 failure = failure or outcome
         items.open = still
-        while items.next < count and len(items.open) < call.concurrency and failure is None:
-            if self._draining and f"{call.steps[0].step_id}{suffix}[{items.next}]" not in self._state.steps:
-                break
+        while items.next < count and len(items.open) < call.concurrency:
+            first = f"{call.steps[0].step_id}{suffix}[{items.next}]"
+            if (self._draining or failure is not None) and first not in self._state.steps:
+                break  # no new item
             outcome = self._item(at, call, suffix, items.next)
             if outcome is not _DONE:
                 items.open.append(items.next)
             if isinstance(outcome, _Failed):
-                failure = outcome
+                failure = failure or outcome
             items.next += 1
         if failure is not None:
             return failure
