@@ -20,7 +20,7 @@ from slipway_tools.errors import InvalidTool
 SCHEMA_LIMIT = 64 * 1024
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What most MCP servers declare. Where the two differ (`items` as a list, `dependencies`), a schema is refused.
-_DRAFT_7 = frozenset({"http://json-schema.org/draft-07/schema#", "http://json-schema.org/draft-07/schema"})
+_DRAFT_7 = ("http://json-schema.org/draft-07/schema#", "http://json-schema.org/draft-07/schema")
 _MOST_VIOLATIONS = 20
 _REFERENCES = ("$ref", "$dynamicRef")
 
