@@ -162,13 +162,12 @@ async def test_a_worker_that_froze_past_its_lease_writes_nothing_when_it_comes_b
     await asyncio.wait_for(world.held.wait(), 20)
     frozen.send(signal.SIGSTOP)
     other = await stack.worker(**QUICK)
-    finishing = asyncio.create_task(stack.finish(run_id))
-    run = await finishing
-    assert run.state == 8
+    await stack.watch(run_id, until="run.recovered")
+    world.hold.set()
+    assert (await stack.finish(run_id)).state == 8
     before = await stack.journal(run_id)
     assert "run.recovered" in [event.kind for event in before]
     frozen.send(signal.SIGCONT)
-    world.hold.set()
     await eventually(lambda: any("lease.lost" in line for line in frozen.lines), timeout=20)
     assert [(e.seq, e.kind) for e in await stack.journal(run_id)] == [(e.seq, e.kind) for e in before]
     assert other.process.returncode is None

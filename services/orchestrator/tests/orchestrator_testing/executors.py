@@ -59,6 +59,8 @@ class World:
     epochs: dict[str, int] = field(default_factory=dict)
     answers: dict[tuple[str, int], Any] = field(default_factory=dict)
     under_way: dict[tuple[str, int], "asyncio.Task[Any]"] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+    """Effects whose caller hung up before they were done."""
     callers: list[Any] = field(default_factory=list)
     proofs: dict[str, tools_pb2.ApprovalProof] = field(default_factory=dict)
     chats: list[router_pb2.ChatRequest] = field(default_factory=list)
@@ -95,7 +97,11 @@ class World:
         if under_way is None:
             under_way = asyncio.create_task(self._do(effect, act))
             self.under_way[(effect.key, effect.attempt)] = under_way
-        return await asyncio.shield(under_way)
+        try:
+            return await asyncio.shield(under_way)
+        except asyncio.CancelledError:
+            self.left.add(effect.key)
+            raise
 
     async def _do(self, effect: effects_pb2.EffectKey, act: Callable[[], Awaitable[Any]]) -> Any:
         self.effects[effect.key] += 1
