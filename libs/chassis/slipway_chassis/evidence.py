@@ -13,7 +13,7 @@ log can still take the leaf. The outbox keeps an event until the log has said th
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ import orjson
 from slipway_chassis.caller import Caller
 from slipway_chassis.ids import new_id
 from slipway_chassis.jcs import canonical_json
+from slipway_chassis.outgoing import Outgoing
 from slipway_chassis.policy import PolicyDecision
 
 TOPIC = "audit.events"
@@ -48,20 +49,8 @@ class SealedEvent:
 class EventOutbox(Protocol):
     """Where events wait for the bus."""
 
-    async def add(
-        self,
-        conn: Any,
-        topic: str,
-        body: bytes,
-        *,
-        message_id: str,
-        tenant: str,
-        subject: str = "",
-        headers: Mapping[str, str] | None = None,
-        ordering_key: str = "",
-        receipt: bool = False,
-    ) -> None:
-        """Add a message in the transaction of ``conn``; with ``receipt`` it stays until its consumer has it."""
+    async def add_all(self, conn: Any, messages: Sequence[Outgoing]) -> None:
+        """Add messages in the transaction of ``conn``."""
         ...
 
 
@@ -134,18 +123,26 @@ class Evidence:
 
     async def record(self, conn: Any, sealed: SealedEvent, *, subject: str) -> None:
         """Put the event into the outbox, in the transaction of the act, encrypted under the key of ``subject``."""
-        headers, body = self.message(sealed)
-        await self._outbox.add(
-            conn,
-            TOPIC,
-            body,
-            message_id=sealed.event_id,
-            tenant=sealed.tenant,
-            subject=subject,
-            headers=headers,
-            ordering_key=sealed.run_id or "",
-            receipt=True,
-        )
+        await self.record_all(conn, [(sealed, subject)])
+
+    async def record_all(self, conn: Any, events: Sequence[tuple[SealedEvent, str]]) -> None:
+        """As ``record``, for many events with their subjects, in one statement."""
+        outgoing: list[Outgoing] = []
+        for sealed, subject in events:
+            headers, body = self.message(sealed)
+            outgoing.append(
+                Outgoing(
+                    topic=TOPIC,
+                    body=body,
+                    message_id=sealed.event_id,
+                    tenant=sealed.tenant,
+                    subject=subject,
+                    headers=headers,
+                    ordering_key=sealed.run_id or "",
+                    receipt=True,
+                )
+            )
+        await self._outbox.add_all(conn, outgoing)
 
 
 def commitment(salt: bytes, canonical: bytes) -> str:

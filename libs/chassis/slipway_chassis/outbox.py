@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -28,6 +28,7 @@ from slipway_chassis.bus import Bus, Message
 from slipway_chassis.crypto import SubjectErased, SubjectKeys
 from slipway_chassis.errors import Unavailable
 from slipway_chassis.logs import get_logger
+from slipway_chassis.outgoing import Outgoing
 from slipway_chassis.postgres import after_commit, transaction
 from slipway_chassis.receipts import CHANNEL as RECEIPTS
 
@@ -135,6 +136,31 @@ class Outbox:
             json.dumps({**telemetry.inject(), **(headers or {})}),
             stored,
             receipt,
+        )
+        await self.added(conn)
+
+    async def add_all(self, conn: Any, messages: Sequence[Outgoing]) -> None:
+        """As ``add``, for many messages in one statement."""
+        if not messages:
+            return
+        trace = telemetry.inject()
+        sealers: dict[tuple[str, str], Callable[[bytes], bytes]] = {}
+        rows: list[tuple[Any, ...]] = []
+        for one in messages:
+            stored, who = one.body, (one.tenant, one.subject)
+            if one.subject:
+                if who not in sealers:
+                    sealers[who] = await self._keys.sealer(conn, *who)
+                stored = sealers[who](stored)
+            headers = json.dumps({**trace, **one.headers})
+            rows.append(
+                (one.message_id, one.topic, one.ordering_key, one.tenant, one.subject, headers, stored, one.receipt)
+            )
+        await conn.execute(
+            "INSERT INTO outbox (message_id, topic, ordering_key, tenant, subject, headers, body, receipt)"
+            " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],"
+            " $7::bytea[], $8::bool[])",
+            *(list(column) for column in zip(*rows, strict=True)),
         )
         await self.added(conn)
 

@@ -14,6 +14,7 @@ from slipway_chassis.bus import Bus, Message, MessageTooLarge, open_bus
 from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.errors import Unavailable
 from slipway_chassis.outbox import Outbox
+from slipway_chassis.outgoing import Outgoing
 from slipway_chassis.postgres import migrate, open_pool, transaction
 from slipway_chassis.receipts import Receipts
 from slipway_testkit.servers.postgres import embedded_postgres
@@ -188,6 +189,28 @@ async def test_a_message_that_the_bus_refuses_does_not_stop_the_others(
         await eventually(postponed)
         await eventually(lambda: telemetry.registry.get_sample_value("slipway_outbox_backlog") == 1)
     assert [m.id for m in taken.messages] == ["m1", "m2"]
+
+
+async def test_many_messages_are_added_in_one_statement_each_sealed_for_its_person(
+    pool: asyncpg.Pool, outbox: Outbox, taken: Taken, eventually: Eventually
+) -> None:
+    people = ["alice", "bob", ""]
+    messages = [
+        Outgoing("audit.events", f"body {n}".encode(), f"m{n}", "acme", people[n % 3], {"n": str(n)}, "run_1", False)
+        for n in range(6)
+    ]
+    async with transaction(pool) as conn:
+        await outbox.add_all(conn, messages)
+        await outbox.add_all(conn, [])
+    stored = await pool.fetch("SELECT message_id, subject, ordering_key, receipt, body FROM outbox ORDER BY id")
+    assert [(row["message_id"], row["subject"]) for row in stored] == [(f"m{n}", people[n % 3]) for n in range(6)]
+    assert {(row["ordering_key"], row["receipt"]) for row in stored} == {("run_1", False)}
+    assert [b"body" in row["body"] for row in stored] == [False, False, True] * 2
+    async with relaying(outbox):
+        await eventually(lambda: len(taken.messages) == 6)
+    assert [(one.id, one.body, one.headers["n"]) for one in taken.messages] == [
+        (f"m{n}", f"body {n}".encode(), str(n)) for n in range(6)
+    ]
 
 
 async def test_bodies_of_a_person_lie_encrypted_and_arrive_in_the_clear(

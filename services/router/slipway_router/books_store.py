@@ -106,9 +106,14 @@ class PostgresBooks:
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow("SELECT events, uncounted FROM router_settle($1)", calls)
             new = set(row["events"])
-            for account in accounts:
-                if account.event.event_id in new:
-                    await self._evidence.record(connection, account.event, subject=account.record.caller.subject)
+            await self._evidence.record_all(
+                connection,
+                [
+                    (account.event, account.record.caller.subject)
+                    for account in accounts
+                    if account.event.event_id in new
+                ],
+            )
         if row["uncounted"]:
             await self.count(row["uncounted"])
         return [None] * len(accounts)
