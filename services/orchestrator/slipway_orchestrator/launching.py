@@ -26,7 +26,7 @@ from slipway_orchestrator.errors import (
     SessionBusy,
 )
 from slipway_orchestrator.registry import stored_definition
-from slipway_orchestrator.runs import MAX_INPUT, Place, RunIdentity
+from slipway_orchestrator.runs import MAX_INPUT, Place, Run, RunIdentity
 from slipway_orchestrator.store.agents import AgentStore
 from slipway_orchestrator.store.journal import Head, Journal
 from slipway_orchestrator.store.runs import NewRun, RunStore
@@ -70,8 +70,8 @@ class Launcher:
         self._suspensions = suspensions
         self._policy = policy
 
-    async def launch(self, conn: Any, caller: Caller, request: StartRequest, value: JsonValue) -> str:
-        """Insert the run with its first event and its wake-up: its id. Raises as `startable`, or SessionBusy."""
+    async def launch(self, conn: Any, caller: Caller, request: StartRequest, value: JsonValue) -> Run:
+        """Insert the run with its first event and its wake-up. Raises as `startable`, or SessionBusy."""
         version, definition, decision = await self.startable(conn, caller, request.agent, request.version)
         check_input(definition, value)
         now = datetime.now(UTC)
@@ -92,26 +92,24 @@ class Launcher:
         )
         if request.session_id:
             await self._enter_session(conn, caller, request.session_id, definition.session.concurrency)
+        written = await self._journal.write(conn, identity, Head(), 0, [(now, event)], decision)
         new = NewRun(
             identity=identity,
-            head=Head(),
+            head=written.head,
             input=value,
             labels=request.labels,
             priority=request.priority,
             not_before=request.not_before,
             run_grant=request.run_grant,
-            journal_version=definition.journal_version,
+            journal_version=max(definition.journal_version, written.version),
             time=now,
             place=Place(identity.run_id, schedule=request.schedule),
             worker_pool=definition.scheduling.worker_pool,
             session_policy=definition.session.concurrency,
             agent_concurrency=definition.scheduling.concurrency,
         )
-        await self._runs.insert(conn, new)
-        head = await self._journal.append(conn, identity, Head(), 0, [(now, event)], decision)
-        await self._runs.begin(conn, identity, head)
-        await self._runs.wake(conn, identity, new_id("wake"))
-        return identity.run_id
+        await self._runs.launch(conn, new, written)
+        return new.as_run()
 
     async def _enter_session(self, conn: Any, caller: Caller, session_id: str, policy: SessionConcurrency) -> None:
         """What the runs mean to this one that are unfinished on its session. Raises SessionBusy."""
@@ -137,13 +135,12 @@ class Launcher:
 
         Raises AgentNotFound, AgentVersionNotFound, NotInProduction, PolicyDenied, or what a kill switch raises.
         """
-        agent = await self._agents.get(conn, caller.tenant, agent_name)
-        if agent is None:
+        found = await self._agents.wanted(conn, caller.tenant, agent_name, wanted)
+        if found is None:
             raise AgentNotFound(f"there is no agent {agent_name}")
-        number = wanted or agent.production_version
+        number, version = found
         if not number:
             raise NotInProduction(f"no version of {agent_name} is in production; have one approved and promoted")
-        version = await self._agents.version(conn, caller.tenant, agent_name, number)
         if version is None:
             raise AgentVersionNotFound(f"agent {agent_name} has no version {number}")
         if version.state != "APPROVED":

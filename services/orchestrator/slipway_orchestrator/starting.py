@@ -43,13 +43,16 @@ class RunDesk:
         value = check_request(request)
         # The span is the root of the run's trace: workers go on from its context.
         with span("invoke_agent", attributes={"gen_ai.agent.name": request.agent}):
+            launched: Run | None = None
 
             async def produce(conn: Any) -> bytes:
-                return (await self._launcher.launch(conn, caller, request, value)).encode()
+                nonlocal launched
+                run = launched = await self._launcher.launch(conn, caller, request, value)
+                return run.identity.run_id.encode()
 
             async with self._transaction() as conn:
                 answer = await once(conn, caller, key.method, key.request_id, key.fingerprint, lambda: produce(conn))
-                return await self._known(conn, caller, answer.decode())
+                return launched or await self._known(conn, caller, answer.decode())
 
     async def get(self, caller: Caller, run_id: str) -> Run:
         """The run. Raises RunNotFound, also for another tenant's."""

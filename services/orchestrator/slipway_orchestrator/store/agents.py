@@ -15,6 +15,13 @@ _VERSION = """
 SELECT v.*, coalesce(a.production_version = v.version, false) AS in_production
 FROM agent_version v JOIN agent a ON a.tenant = v.tenant AND a.name = v.agent
 """
+_WANTED = """
+SELECT v.*, coalesce(a.production_version = v.version, false) AS in_production,
+    coalesce(nullif($3, 0), a.production_version, 0) AS wanted
+FROM agent a LEFT JOIN agent_version v
+    ON v.tenant = a.tenant AND v.agent = a.name AND v.version = coalesce(nullif($3, 0), a.production_version)
+WHERE a.tenant = $1 AND a.name = $2
+"""
 
 
 class AgentStore:
@@ -88,6 +95,14 @@ class AgentStore:
             f"{_VERSION} WHERE v.tenant = $1 AND v.agent = $2 AND v.version = $3", tenant, name, number
         )
         return None if row is None else _version(row)
+
+    async def wanted(self, conn: Any, tenant: str, name: str, number: int) -> tuple[int, AgentVersion | None] | None:
+        """Number of the version that a run takes (asked for 0: the one in production, 0 if none is), and that version.
+        None when the tenant has no agent of that name."""
+        row = await conn.fetchrow(_WANTED, tenant, name, number)
+        if row is None:
+            return None
+        return row["wanted"], None if row["version"] is None else _version(row)
 
     async def versions(self, conn: Any, tenant: str, name: str, below: int, limit: int) -> list[AgentVersion]:
         """Versions with numbers below `below`, newest first."""

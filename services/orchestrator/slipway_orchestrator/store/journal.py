@@ -92,12 +92,16 @@ class Journal:
     ) -> Head:
         """Append in the caller's transaction: rows, payloads and audit events. The caller holds the fence."""
         written = await self.write(conn, run, head, epoch, events, policy)
+        await self.store(conn, run, epoch, written)
+        return written.head
+
+    async def store(self, conn: Any, run: RunIdentity, epoch: int, written: Written) -> None:
+        """Store what `write` has made, in the caller's transaction."""
         await self.store_apart(conn, run, written)
         columns = [list(column) for column in zip(*written.rows, strict=True)]
         if columns:
             await conn.execute(_INSERT, run.run_id, epoch, *columns, TOPIC, run.tenant, run.subject)
             await self._outbox.added(conn)
-        return written.head
 
     async def write(
         self,

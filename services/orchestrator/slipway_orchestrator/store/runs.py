@@ -4,17 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal, cast
 
 from pydantic import JsonValue
 from slipway_chassis.caller import Caller
 from slipway_chassis.crypto import SubjectKeys
+from slipway_chassis.evidence import TOPIC as AUDIT_EVENTS
 from slipway_chassis.ids import new_id
 from slipway_chassis.outbox import Outbox
+from slipway_chassis.telemetry import inject
 
 from slipway_orchestrator.core.events import RunStarted
 from slipway_orchestrator.runs import TERMINAL_STATES, Place, Run, RunIdentity
-from slipway_orchestrator.store.journal import Head, Journal
+from slipway_orchestrator.store.journal import Head, Journal, Written
 
 WAKE_UP = "run.wakeup"
 
@@ -26,6 +29,17 @@ INSERT INTO run (run_id, tenant, agent, version, digest, state, priority, wake_a
 VALUES ($1, $2, $3, $4, $5, 'QUEUED', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19,
     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 """
+# The run, its first event with its audit event, and its wake-up: one round trip.
+_LAUNCH = f"""
+WITH launched AS ({_INSERT}),
+event AS (
+    INSERT INTO run_event (run_id, seq, kind, step_id, schema_version, epoch, time, data, payloads, commitment)
+    VALUES ($1, $31, $32, NULL, $33, 0, $34, $35, $36, $37)
+)
+INSERT INTO outbox (message_id, topic, ordering_key, tenant, subject, headers, body, receipt) VALUES
+    ($38, '{AUDIT_EVENTS}', $1, $2, $9, $39, $40, true),
+    ($41, '{WAKE_UP}', '', $2, '', $42, $43, false)
+"""  # noqa: S608 - constants
 _PENDING = """
 (SELECT coalesce(array_agg(approval_id ORDER BY approval_id), '{}') FROM approval
  WHERE approval.run_id = run.run_id AND approval.state = 'PENDING') AS pending
@@ -54,6 +68,29 @@ class NewRun:
     agent_concurrency: int | None = None
     """Most runs of the agent that workers advance at once, in the tenant; None: no bound."""
 
+    def as_run(self) -> Run:
+        """The run as it stands once that is committed."""
+        return Run(
+            identity=self.identity,
+            state="QUEUED",
+            input=self.input,
+            output=None,
+            error=None,
+            steps=0,
+            input_tokens=0,
+            output_tokens=0,
+            cost_usd=Decimal(0),
+            labels=self.labels,
+            last_seq=self.head.seq,
+            create_time=self.time,
+            update_time=self.time,
+            end_time=None,
+            pending_approval_ids=(),
+            place=self.place,
+            priority=self.priority,
+            not_before=self.not_before,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class NewChild:
@@ -77,10 +114,22 @@ class RunStore:
         self._outbox = outbox
 
     async def insert(self, conn: Any, run: NewRun) -> None:
-        """Insert the row and its wake-up."""
+        """Insert the row."""
+        await conn.execute(_INSERT, *await self._columns(conn, run))
+
+    async def launch(self, conn: Any, run: NewRun, written: Written) -> None:
+        """Insert the row, its first event as it was written, and its wake-up."""
+        ((seq, kind, _step, version, time, data, payloads, commitment, event_id, headers, body),) = written.rows
+        wake_up = json.dumps({"run_id": run.identity.run_id}).encode()
+        event = (seq, kind, version, time, data, payloads, commitment, event_id, headers, body)
+        wake = (new_id("wake"), json.dumps(inject()), wake_up)
+        await conn.execute(_LAUNCH, *await self._columns(conn, run), *event, *wake)
+        await self._journal.store_apart(conn, run.identity, written)
+        await self._outbox.added(conn)
+
+    async def _columns(self, conn: Any, run: NewRun) -> tuple[Any, ...]:
         own = run.identity
-        await conn.execute(
-            _INSERT,
+        return (
             own.run_id,
             own.tenant,
             own.agent,

@@ -228,12 +228,12 @@ class Scheduler:
         )
         try:
             async with conn.transaction():
-                run_id = await self._launcher.launch(conn, grant.caller, request, check_request(request))
+                run = await self._launcher.launch(conn, grant.caller, request, check_request(request))
         except SlipwayError as error:
             if error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL):
                 raise
             return Firing(due.time, "FAILED", f"{error.reason}: {error.message}"[:1000])
-        return Firing(due.time, "STARTED", "", run_id)
+        return Firing(due.time, "STARTED", "", run.identity.run_id)
 
     async def _stop(self, schedule: Schedule, reason: str) -> None:
         key = schedule.key
