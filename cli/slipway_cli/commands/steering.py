@@ -23,7 +23,7 @@ def cancel(
     agent: Annotated[str | None, typer.Option(help="All unfinished runs of this agent.")] = None,
     state: Annotated[list[str] | None, typer.Option(help="All runs in this state; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="All runs with this name=value; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most runs to cancel by filter.", min=1, max=10_000)] = None,
+    limit: Annotated[int | None, typer.Option(help="Most runs to cancel by filter.", min=1, max=2000)] = None,
     reason: _Reason = "",
     force: Annotated[bool, typer.Option("--force", help="Break off what they are doing at once.")] = False,
     as_json: JsonOption = False,

@@ -35,7 +35,7 @@ MAX_PAYLOAD = 64 * 1024
 """Bytes of a signal's payload as JSON."""
 MAX_WAITING = 1000
 """Items that may wait in a run's inbox."""
-MOST_CANCELLED = 10_000
+MOST_CANCELLED = 2000
 """Runs that one bulk cancel may ask to stop."""
 _DEFAULT_CANCELLED = 1000
 _BATCH = 50

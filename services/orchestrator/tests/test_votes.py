@@ -69,7 +69,8 @@ async def test_one_rejection_or_edit_is_enough(desk: Stack) -> None:
     await desk.decide(approval, "approve", "frank")
     edited = await desk.decide(approval, "edit", "bob", arguments_json='{"amount": 3}')
     assert edited.state == pb.APPROVAL_STATE_EDITED
-    asked = [event for event in await desk.watch(run_id, after=4, until="run.waiting") if event.step_id == "pay"]
+    first = next(event for event in await desk.journal(run_id) if event.kind == "approval.requested")
+    asked = await desk.watch(run_id, after=first.seq, until="approval.requested")
     fresh = await _shown(desk, json.loads(asked[-1].data_json)["approval_id"])
     assert fresh.approval_id != approval.approval_id
     assert (fresh.proposer, fresh.quorum, list(fresh.votes)) == ("bob", 2, [])

@@ -984,7 +984,7 @@ class CancelRunsRequest(_message.Message):
     force: _builtins.bool
     """As in CancelRunRequest."""
     limit: _builtins.int
-    """Most runs to cancel, 1 to 10000; 0: 1000."""
+    """Most runs to cancel, 1 to 2000; 0: 1000."""
     request_id: _builtins.str
     """Idempotency key; empty: none."""
     @_builtins.property

@@ -125,7 +125,7 @@ class CancelRuns(Command):
     labels: Labels = Field({})
     reason: str = Field("", max_length=1000)
     force: bool = False
-    limit: int = Field(1000, ge=1, le=10_000, description="Most runs to cancel.")
+    limit: int = Field(1000, ge=1, le=2000, description="Most runs to cancel.")
 
 
 class CancelledRuns(Resource):
