@@ -82,7 +82,7 @@ async def ready(alice: Any, client: Callable[..., Any], name: str, connection: p
 def with_oauth(guarded: Guarded, **changes: Any) -> pb.McpConnection:
     fields = {"client_id": "slipway", "client_secret": "secret:ledger-token", "issuer": guarded.issuer, **changes}
     return pb.McpConnection(
-        http=pb.McpHttp(url=guarded.server.url, oauth=pb.McpOAuth(**fields)), timeout={"seconds": 10}
+        http=pb.McpHttp(url=guarded.server.url, oauth=pb.McpOAuth(**fields)), timeout={"seconds": 30}
     )
 
 

@@ -21,7 +21,7 @@ class Desk:
         self.poison = PoisonedServer(target, f"/{name}/mcp")
 
     async def connect(self, *, by: Any = None, side_effect: str = "", url: str = "", **http: Any) -> Any:
-        connection = pb.McpConnection(http=pb.McpHttp(url=url or self.poison.url, **http), timeout={"seconds": 5})
+        connection = pb.McpConnection(http=pb.McpHttp(url=url or self.poison.url, **http), timeout={"seconds": 30})
         if side_effect:
             connection.side_effect = pb.SideEffect.Value(f"SIDE_EFFECT_{side_effect.upper()}")
         return await (by or self.alice).call(
@@ -341,7 +341,7 @@ def silent(handler: BaseHTTPRequestHandler) -> None:
 
 
 async def test_a_call_that_never_ends_is_ended_and_what_may_have_acted_is_not_repeated(desk: Desk, effect: Any) -> None:
-    connection = pb.McpConnection(http=pb.McpHttp(url=desk.poison.url), timeout={"nanos": 400_000_000})
+    connection = pb.McpConnection(http=pb.McpHttp(url=desk.poison.url), timeout={"seconds": 2})
     await desk.alice.call("PutMcpServer", pb.PutMcpServerRequest(server=desk.name, connection=connection))
     await desk.approve()
     desk.poison.call = silent
@@ -353,7 +353,7 @@ async def test_a_call_that_never_ends_is_ended_and_what_may_have_acted_is_not_re
 
 async def test_a_call_that_only_reads_may_be_tried_again_after_its_time_is_up(desk: Desk) -> None:
     connection = pb.McpConnection(
-        http=pb.McpHttp(url=desk.poison.url), timeout={"nanos": 400_000_000}, side_effect=pb.SIDE_EFFECT_READ
+        http=pb.McpHttp(url=desk.poison.url), timeout={"seconds": 2}, side_effect=pb.SIDE_EFFECT_READ
     )
     await desk.alice.call("PutMcpServer", pb.PutMcpServerRequest(server=desk.name, connection=connection))
     await desk.approve()

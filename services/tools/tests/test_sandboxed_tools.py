@@ -242,7 +242,7 @@ async def test_whatever_such_a_server_does_ends_in_an_answer(
     alice: Any, bob: Any, unique: Any, call: str, code: str
 ) -> None:
     server = unique("local")
-    await connect(alice, bob, server, program(call), timeout={"seconds": 4 if "sleep" in call else 20})
+    await connect(alice, bob, server, program(call), timeout={"seconds": 5 if "sleep" in call else 30})
     answer = await alice.invoke(f"{server}.shout", {"word": "hi"})
     assert answer.error.code == code, answer.error
 

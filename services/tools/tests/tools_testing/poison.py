@@ -1,4 +1,4 @@
-"""An MCP server that does what it likes: raw JSON-RPC over HTTP, in either era, with every answer in the test's hand."""
+"""An MCP server that does what it likes: JSON-RPC over HTTP in either era, every answer in the test's hand."""
 
 import json
 from collections.abc import Callable
