@@ -5,7 +5,6 @@ sandbox, an interpreter below a private home can be used at all, and only declar
 name is a digest of what it was made from: another interpreter gets another folder.
 """
 
-import compileall
 import contextlib
 import hashlib
 import os
@@ -169,7 +168,9 @@ def _build(root: Path, programs: tuple[Path, ...], distributions: tuple[str, ...
     for name in ("__init__.py", *INSIDE):
         py_compile.compile(str(_source(name)), str(home / f"{name}c"), dfile=name, doraise=True)
     # Without byte code every call would compile the modules that it imports: the root is read-only there.
-    compileall.compile_dir(library, quiet=2, workers=0, stripdir=root, optimize=-1)
+    # In a process of its own: it forks workers, which a process with threads must not.
+    command = [str(_interpreter()), "-I", "-m", "compileall", "-q", "-j", "0", "-s", str(root), str(library)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # noqa: S603
     _open_for_reading(root)
 
 

@@ -20,6 +20,7 @@ name. KIND is `none`, `file`, `large`, `unsafe`, or `setup` (with an error numbe
 from __future__ import annotations
 
 import _signal  # pyright: ignore[reportMissingImports]
+import gc
 import marshal
 import os
 import resource
@@ -61,6 +62,7 @@ class Runner:
 
     def serve(self) -> tuple[Any, ...]:
         """Run what is asked for; in the child, what to become: `program` and code, or `interpreter` and its pipes."""
+        gc.freeze()  # what is here now is shared with every program: collecting must not touch it
         os.write(self.report, b"ready\n")
         while True:
             request = _receive()
@@ -129,9 +131,7 @@ class Runner:
             workspace.remove(".stdin")
         return code, descriptor
 
-    def begin(
-        self, request: dict[str, Any], code: bytes, stdin: int, pipes: tuple[int, ...] | None
-    ) -> tuple[Any, ...]:
+    def begin(self, request: dict[str, Any], code: bytes, stdin: int, pipes: tuple[int, ...] | None) -> tuple[Any, ...]:
         """In the child: become the program, or tell what Python is to run."""
         python.leave_root()
         _signal.set_wakeup_fd(-1)
