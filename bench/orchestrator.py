@@ -40,12 +40,12 @@ async def steps(server: PostgresServer, bus_url: str, rounds: int, count: int) -
     concurrency = -(-max(RUNS) // _WORKERS)
     taken: dict[tuple[str, int], list[float]] = {}
     async with ours.running(server.create_database(), bus_url, workers=_WORKERS, concurrency=concurrency) as stack:
-        agent = await ours.promote_chain(stack, min(count, 100))
-        await ours.steps_per_second(stack, agent, 4, min(count, 100))
+        agent = await ours.promote_chain(stack, count)
+        await ours.steps_per_second(stack, agent, 4, count)
         for _ in range(rounds):
             for runs in RUNS:
                 one = taken.setdefault(("slipway", runs), [])
-                one.append(await ours.steps_per_second(stack, agent, runs, min(count, 100)))
+                one.append(await ours.steps_per_second(stack, agent, runs, count))
                 bare = await asyncio.to_thread(transactions_per_second, server, runs, 2)
                 taken.setdefault(("pgbench", runs), []).append(bare)
                 for peer in PEERS:
@@ -141,7 +141,7 @@ async def main(rounds: int, count: int, only: Sequence[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100, help="steps of a run")
+    parser.add_argument("--steps", type=int, default=300, help="steps of a run")
     parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
     given = parser.parse_args()
     asyncio.run(main(given.rounds, given.steps, given.only))
