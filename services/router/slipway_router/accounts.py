@@ -7,11 +7,12 @@ from typing import Any, Protocol
 from slipway_chassis.errors import SlipwayError
 
 from slipway_router import metrics
+from slipway_router.attempts import Underway
 from slipway_router.books import Question, Written
 from slipway_router.call_record import CANCELLED, OK, CallRecord
 from slipway_router.chat import Record
 from slipway_router.errors import ProviderFailure
-from slipway_router.failover import Failover, Underway
+from slipway_router.failover import Failover
 from slipway_router.tokens import TokenCount
 
 
@@ -60,20 +61,28 @@ class Accounts:
         self, record: CallRecord, question: Question, error: SlipwayError, attempt: Underway[Any] | None = None
     ) -> None:
         """The call failed; with `attempt`, after its first delta was sent: what came until then is paid."""
-        if attempt is not None and isinstance(error, ProviderFailure):
-            if error.usage is None:
-                record.spend_estimate(attempt.hold)
-            await self._failover.lost(attempt, record, error)
-        record.end(error.reason)
-        await self._surely(self._settle(record, question))
+
+        async def close() -> Record:
+            if attempt is not None and isinstance(error, ProviderFailure):
+                if error.usage is None:
+                    record.spend_estimate(attempt.hold)
+                await self._failover.lost(attempt, record, error)
+            record.end(error.reason)
+            return await self._settle(record, question)
+
+        await self._surely(close())
 
     async def left(self, record: CallRecord, question: Question, attempt: Underway[Any] | None = None) -> None:
         """The caller went away; the provider was stopped, and what it did until then is paid by estimate."""
-        if attempt is not None:
-            await self._failover.left(attempt, record)
-        record.output = {"content": "".join(record.text)}
-        record.end(CANCELLED)
-        await self._surely(self._settle(record, question))
+
+        async def close() -> Record:
+            if attempt is not None:
+                await self._failover.left(attempt, record)
+            record.output = {"content": "".join(record.text)}
+            record.end(CANCELLED)
+            return await self._settle(record, question)
+
+        await self._surely(close())
 
     async def drain(self) -> None:
         """Wait for accounts that are being closed."""

@@ -13,6 +13,7 @@ from slipway_router import evidence_data, metrics
 from slipway_router.accounts import Accounts
 from slipway_router.answer_cache import AnswerCache, Kept
 from slipway_router.answers import ChatAnswer, Collected, EmbeddingsAnswer
+from slipway_router.attempts import AttemptTimes, Underway
 from slipway_router.call_record import CallRecord
 from slipway_router.catalogue import Catalogue, Model
 from slipway_router.chat import (
@@ -30,9 +31,9 @@ from slipway_router.chat import (
 )
 from slipway_router.classification import TaskClassifier
 from slipway_router.demand import Demand, with_residency
-from slipway_router.errors import ContentFiltered
-from slipway_router.failover import AttemptTimes, Failover, Underway
+from slipway_router.failover import Failover
 from slipway_router.measurements import Measurements
+from slipway_router.opened import Opened, judged
 from slipway_router.permissions import ModelPermissions
 from slipway_router.question import fingerprint
 from slipway_router.recordings import Recorder
@@ -187,7 +188,7 @@ class ModelCalls:
         question = evidence_data.chat_question(request)
 
         async def start(model: Model, times: AttemptTimes) -> Completion:
-            return _judged(model, await self._pool.client(model.provider).chat(model, request, times), times)
+            return judged(model, await self._pool.client(model.provider).chat(model, request, times), times)
 
         made, kept = await self._planned_or_kept(caller, record, question, request, streamed=False)
         if kept is not None:
@@ -245,7 +246,7 @@ class ModelCalls:
     async def _stream(self, caller: Caller, request: ChatRequest) -> AsyncGenerator[StreamEvent, None]:
         record = _begin(caller, request)
         question = evidence_data.chat_question(request)
-        attempt: Underway[_Opened] | None = None
+        attempt: Underway[Opened] | None = None
         made, kept = await self._planned_or_kept(caller, record, question, request, streamed=True)
         if kept is not None:
             for event in (await self._kept(kept, record, question)).replay():
@@ -253,7 +254,7 @@ class ModelCalls:
             return
         try:
             attempt = await self._failover.first(
-                made, record, lambda m, times: self._open(m, request, times), _Opened.aclose
+                made, record, lambda m, times: self._open(m, request, times), Opened.aclose
             )
             opened, model = attempt.result, attempt.candidate.model
             record.returned_model = opened.piece.model
@@ -274,9 +275,11 @@ class ModelCalls:
             raise
         except BaseException:
             # Cancelled, or the generator was closed: the caller went away.
-            if attempt is not None:
-                await attempt.result.aclose()
-            await self._accounts.left(record, question, attempt)
+            try:
+                if attempt is not None:
+                    await attempt.result.aclose()
+            finally:
+                await self._accounts.left(record, question, attempt)
             raise
         record.returned_model = completion.model
         record.output = evidence_data.chat_output("".join(record.text), completion)
@@ -306,11 +309,11 @@ class ModelCalls:
             routing=routing_of(record.plan),
         )
 
-    async def _open(self, model: Model, request: ChatRequest, times: AttemptTimes) -> "_Opened":
-        opened = _Opened(self._pool.client(model.provider).stream(model, request, times))
+    async def _open(self, model: Model, request: ChatRequest, times: AttemptTimes) -> Opened:
+        opened = Opened(self._pool.client(model.provider).stream(model, request, times))
         await opened.advance()
         if isinstance(opened.piece, Completion):
-            _judged(model, opened.piece, times)
+            judged(model, opened.piece, times)
         return opened
 
     async def _planned_or_kept(
@@ -340,33 +343,6 @@ class ModelCalls:
         check_candidates(made, lambda model: self._permissions.refuse(caller, model))
         made = record.plan = await self._sticky.ordered(made, caller, request.session_id)
         return made
-
-
-def _judged(model: Model, completion: Completion, times: AttemptTimes) -> Completion:
-    """The completion, unless the route has another model tried after the provider's content policy stopped it."""
-    if completion.repaired:
-        metrics.repaired.labels(model.name).inc()
-    if completion.finish_reason == "content_filter" and times.limits.fall_back_on_content_filter:
-        filtered = ContentFiltered(f"provider {model.provider.name} stopped the answer by its content policy")
-        filtered.usage = completion.usage
-        raise filtered
-    return completion
-
-
-class _Opened:
-    """A provider's stream whose first piece is here."""
-
-    def __init__(self, pieces: AsyncGenerator[Piece | Completion, None]) -> None:
-        self._pieces = pieces
-        self.piece: Piece | Completion = Piece("", "")
-
-    async def advance(self) -> None:
-        """Go on to the next piece; raises ProviderFailure."""
-        self.piece = await anext(self._pieces)
-
-    async def aclose(self) -> None:
-        """Stop the provider."""
-        await self._pieces.aclose()
 
 
 def _answer(record: CallRecord, completion: Completion, content: str | None, reference: Record) -> ChatAnswer:

@@ -8,25 +8,22 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
 from slipway_chassis.caller import Caller
 from slipway_chassis.deadline import remaining
-from slipway_chassis.errors import SlipwayError
 
 from slipway_router import metrics
+from slipway_router.attempts import AttemptTimes, Discard, Round, Start, Underway, nothing_to_discard
 from slipway_router.budgets import BudgetExhausted
 from slipway_router.call_record import CANCELLED, OK, AttemptNote, CallRecord
-from slipway_router.catalogue import Limits, Model
-from slipway_router.eligibility import Candidate, affordable, output_most
+from slipway_router.catalogue import Model
+from slipway_router.eligibility import Candidate, output_most
 from slipway_router.errors import (
     BadOutput,
     ContentFiltered,
-    ModelsCoolingDown,
     ProviderContextTooLong,
     ProviderFailure,
     ProviderTimeout,
@@ -66,84 +63,6 @@ class Throttle(Protocol):
     async def give_back(self, turn: Turn, *, tokens: int | None) -> None: ...
 
 
-@dataclass(slots=True)
-class Underway(Generic[T]):
-    """An attempt that has begun to answer. Whoever holds it says how it ended: `Failover.won`, `lost` or `left`."""
-
-    candidate: Candidate
-    result: T
-    hold: Hold
-    turn: Turn | None
-    span: Span
-    started: float
-    probe: bool
-    hedge: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptTimes:
-    """Deadlines of one attempt on the event loop's clock, and the limits of its route."""
-
-    first_token: float
-    end: float
-    limits: Limits
-
-
-Start = Callable[[Model, AttemptTimes], Awaitable[T]]
-Discard = Callable[[T], Awaitable[None]]
-
-
-async def _nothing_to_discard(_: Any) -> None:
-    pass
-
-
-@dataclass(slots=True)
-class _Round(Generic[T]):
-    """What all attempts at one call share."""
-
-    plan: Plan
-    record: CallRecord
-    start: Start[T]
-    deadline: float
-    candidates: deque[Candidate]
-    waits: list[float]
-    failure: ProviderFailure | None = None
-    failed: str = ""
-    poor: BudgetExhausted | None = None
-    too_fast: RateLimitReached | None = None
-    is_decided: bool = False
-    """One attempt has answered: those beside it are stopped."""
-    too_small: int = 0
-    """The largest context window that the conversation did not fit."""
-
-    def next(self) -> Candidate | None:
-        """The next candidate that may do."""
-        while self.candidates:
-            candidate = self.candidates.popleft()
-            if candidate.model.context_window > self.too_small:
-                return candidate
-        return None
-
-    def is_affordable(self, model: Model) -> bool:
-        """Whether another attempt at `model` stays below the ceiling, after all others and beside those under way."""
-        under_way = sum(hold.worst for hold in self.record.holds if not hold.ended)
-        return affordable(model, self.plan.demand, self.record.cost + under_way)
-
-    def error(self) -> SlipwayError:
-        """Why no attempt succeeded."""
-        if self.failure is not None:
-            return self.failure
-        if self.poor is not None:
-            return self.poor
-        if self.too_fast is not None:
-            return self.too_fast
-        if self.waits:
-            return ModelsCoolingDown(
-                "all models that apply are cooling down after failures", retry_after=min(self.waits)
-            )
-        return ProviderTimeout("no time was left to try a model")
-
-
 class Failover:
     """Tries candidates and keeps their health. Every attempt reserves its worst case before anything is sent."""
 
@@ -154,7 +73,7 @@ class Failover:
         self._measurements = measurements
 
     async def first(
-        self, plan: Plan, record: CallRecord, start: Start[T], discard: Discard[T] = _nothing_to_discard
+        self, plan: Plan, record: CallRecord, start: Start[T], discard: Discard[T] = nothing_to_discard
     ) -> Underway[T]:
         """The first candidate for which `start` returns.
 
@@ -168,7 +87,7 @@ class Failover:
         if left is not None:
             seconds = min(seconds, max(left - _TO_ANSWER_SECONDS, 0))
         deadline = asyncio.get_running_loop().time() + seconds
-        tried = _Round(plan, record, start, deadline, deque(plan.candidates), [])
+        tried = Round(plan, record, start, deadline, deque(plan.candidates), [])
         if plan.limits.hedge_seconds is None or len(plan.candidates) < 2:
             attempt = await self._in_turn(tried, hedge=False)
         else:
@@ -180,7 +99,7 @@ class Failover:
         self._measurements.answered(attempt.candidate.model.name, waited, first_token=plan.demand.streamed)
         return attempt
 
-    async def _hedged(self, tried: _Round[T], after: float, discard: Discard[T]) -> Underway[T] | None:
+    async def _hedged(self, tried: Round[T], after: float, discard: Discard[T]) -> Underway[T] | None:
         turns = [asyncio.create_task(self._in_turn(tried, hedge=False))]
         winner: Underway[T] | None = None
         try:
@@ -206,7 +125,7 @@ class Failover:
             if winner is not None and len(turns) > 1:
                 metrics.hedges.labels(winner.candidate.model.name, "hedge" if winner.hedge else "first").inc()
 
-    async def _in_turn(self, tried: _Round[T], *, hedge: bool) -> Underway[T] | None:
+    async def _in_turn(self, tried: Round[T], *, hedge: bool) -> Underway[T] | None:
         """The first candidate that answers; None when none is left. Raises a failure that no other model would cure."""
         loop = asyncio.get_running_loop()
         while loop.time() < tried.deadline and (candidate := tried.next()) is not None:
@@ -232,7 +151,7 @@ class Failover:
                 return attempt
         return None
 
-    async def _at(self, candidate: Candidate, tried: _Round[T], *, probe: bool, hedge: bool) -> Underway[T] | None:
+    async def _at(self, candidate: Candidate, tried: Round[T], *, probe: bool, hedge: bool) -> Underway[T] | None:
         """Attempts at one model, as many as the route allows; None when another model should be tried."""
         limits = tried.plan.limits
         outages = bad_outputs = 0
@@ -262,7 +181,7 @@ class Failover:
             if not again or is_over or not tried.is_affordable(candidate.model):
                 return None
 
-    async def _try(self, candidate: Candidate, tried: _Round[T], *, probe: bool, hedge: bool) -> Underway[T]:
+    async def _try(self, candidate: Candidate, tried: Round[T], *, probe: bool, hedge: bool) -> Underway[T]:
         model, record, limits = candidate.model, tried.record, tried.plan.limits
         record.candidate = candidate
         try:
@@ -307,7 +226,7 @@ class Failover:
             raise
         return Underway(candidate, result, hold, turn, span, attempt.started, probe, hedge)
 
-    async def _admitted(self, model: Model, tried: _Round[T]) -> tuple[Turn | None, Hold]:
+    async def _admitted(self, model: Model, tried: Round[T]) -> tuple[Turn | None, Hold]:
         """The model's limits and all budgets have room for an attempt, and its turn has come.
 
         While it waits for its turn its money is reserved, but nothing is owed should this process die.
@@ -383,7 +302,7 @@ class Failover:
         attempt.span.end()
 
 
-def _had_little_time(attempt: Underway[Any], tried: _Round[Any]) -> bool:
+def _had_little_time(attempt: Underway[Any], tried: Round[Any]) -> bool:
     """True when the call's deadline ended the attempt before half of the time that its route gives one: that says
     nothing against the model."""
     limits = tried.plan.limits

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
+from slipway_router.attempts import AttemptTimes
 from slipway_router.catalogue import Model, Provider
 from slipway_router.chat import ChatRequest, Completion, Piece, Vectors
 from slipway_router.errors import ProviderFailure, ProviderProtocol, ProviderTimeout
-from slipway_router.failover import AttemptTimes
 from slipway_router.tokens import TokenCount
 from slipway_router.wire import body as wire
 from slipway_router.wire.connections import Answer, Connections, TransportFailure
