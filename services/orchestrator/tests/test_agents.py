@@ -97,6 +97,13 @@ async def test_every_mistake_is_refused_with_its_path_and_line(stack: Stack) -> 
         assert message.startswith("line "), message
 
 
+async def test_a_definition_that_is_too_large_or_nested_without_end_is_refused_at_once(stack: Stack) -> None:
+    for text in (workflow(ONE) + "#" * 10_000_000, "{a: " * 1000, workflow("    - " + "{parallel: [" * 100)):
+        found = await _violations(stack, text)
+        message = next(iter(found.values()))
+        assert any(word in message for word in ("more than 1048576 bytes", "nested too deeply", "is no YAML")), message
+
+
 async def test_all_mistakes_are_told_at_once(stack: Stack) -> None:
     found = await _violations(stack, workflow("    - {id: A, set: 1}\n    - {id: two, set: '${nope}', x: 1}", "{}"))
     assert {"spec.steps[0].id", "spec.steps[1].set", "spec.steps[1].x"} <= set(found)

@@ -6,6 +6,7 @@ from typing import cast
 
 from pydantic import JsonValue
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
@@ -13,6 +14,8 @@ from slipway_orchestrator.definitions.problems import Problems
 
 _PREFIX = "tag:yaml.org,2002:"
 _MAX_DEPTH = 80
+_DEEPEST = 300
+"""Levels at which the parser gives up: it takes long over more."""
 Content = None | bool | int | float | str | list["Node"] | dict[str, "Node"]
 
 
@@ -50,17 +53,19 @@ class Node:
 
 def read_yaml(text: str, problems: Problems) -> Node | None:
     """Parse YAML 1.2 (JSON is a subset). Anchors, aliases, tags and duplicate keys are problems; None: unreadable."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = _DEEPEST
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        root = yaml.compose(text)
+    except (MaxDepthExceededError, RecursionError):
+        problems.add("", 1, "is nested too deeply")
+        return None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problems.add("", mark.line + 1 if mark else 1, f"is no YAML: {error.problem or error.context}")
         return None
     except (YAMLError, ValueError) as error:
         problems.add("", 1, f"is no YAML: {error}")
-        return None
-    except RecursionError:
-        problems.add("", 1, "is nested too deeply")
         return None
     if root is None:
         problems.add("", 1, "is empty")
