@@ -49,8 +49,12 @@ class LinkServer(link_pb2_grpc.LinkServiceServicer):
                 self._methods[method] = handler, self._wrap(method, handler.unary_unary)
 
     async def start(self, address: str) -> int:
-        """Take links on `host:port`; the port. Raises OSError."""
+        """Take links on `host:port`; the port. Raises OSError, also for an address that callers cannot be told."""
         host, _, port = address.rpartition(":")
+        if host.strip("[]") in ("", "0.0.0.0", "::"):
+            raise OSError(
+                f"cannot take links on {address}: callers are told it, so it names an address of this machine"
+            )
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(lambda: _ServedLink(self), host.strip("[]"), int(port))

@@ -288,3 +288,9 @@ async def test_another_machines_loopback_is_never_linked_to(opened: list[Any], s
     await invoke(stub.GetCheckpoint, REQUEST, token=signing.token(), timeout=5)
     await channel.close()
     assert opened == []
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", ":0", "127.0.0.1:port"])
+async def test_an_address_that_callers_cannot_be_told_is_refused(address: str) -> None:
+    with pytest.raises(OSError, match="cannot"):
+        await LinkServer(lambda _, behaviour: behaviour).start(address)
