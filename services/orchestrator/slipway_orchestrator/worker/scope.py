@@ -60,10 +60,6 @@ class Scope:
             self._lists[at.key] = value
         return self._lists[at.key]
 
-    def forget(self, key: str) -> None:
-        """A map has ended."""
-        self._lists.pop(key, None)
-
     async def _items(self, state: RunState, at: Instance, seen: "Seen") -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}
         for depth, step in enumerate(self._around.get(at.step.step_id, ())[: len(at.indices)]):
