@@ -47,6 +47,13 @@ class Definition:
         """
         return jcs.digest(self.content())
 
+    def matches(self, digest: str) -> bool:
+        """True when it is what was pinned, and so has no fault either."""
+        try:
+            return self.digest == digest
+        except (SlipwayError, ValueError, RecursionError):
+            return False
+
     def fault(self, server: str) -> str:
         """Why it can't be approved as a tool of `server`; empty: it can."""
         if len(tool_name(server, self.name)) > _NAME_LIMIT:

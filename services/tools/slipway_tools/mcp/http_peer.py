@@ -83,7 +83,7 @@ class HttpPeer:
         async def ask(session: Client) -> Reply:
             nonlocal asked
             offered = await _offer(session, clean)
-            find_pinned(server, offered, call)
+            find_pinned(offered, call)
             asked = True
             request = types.CallToolRequest(
                 params=types.CallToolRequestParams(name=call.tool, arguments=call.arguments)

@@ -77,8 +77,8 @@ class Peer(Protocol):
         ...
 
 
-def find_pinned(server: McpServer, offer: Offer, call: PinnedCall) -> None:
+def find_pinned(offer: Offer, call: PinnedCall) -> None:
     """Raises Drifted unless the server offers the tool exactly as it was pinned, and once."""
     offered = offer.tools.get(call.tool)
-    if offered is None or call.tool in offer.doubled or offered.fault(server.name) or offered.digest != call.digest:
+    if offered is None or call.tool in offer.doubled or not offered.matches(call.digest):
         raise Drifted(offer.protocol_version, offered)

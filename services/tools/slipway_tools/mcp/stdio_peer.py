@@ -36,7 +36,7 @@ class StdioPeer:
         del caller
         answer, evidence = await self._exchange(server, call)
         offer = _offer(answer)
-        find_pinned(server, offer, call)
+        find_pinned(offer, call)
         if "error" in answer:
             raise PeerFailed("MCP_ERROR", f"The MCP server answered with an error: {quoted(str(answer['error']))}")
         result = answer.get("result")
