@@ -49,8 +49,9 @@ def answers(url: str) -> Callable[[], bool]:
     return look
 
 
-def catalogue(port: int, routes: dict[str, list[str]], limits: dict[str, float]) -> dict[str, Any]:
-    """Each candidate of a route is a script, and a model of its own."""
+def catalogue(port: int, routes: dict[str, list[str]], patient: list[str], seconds: float) -> dict[str, Any]:
+    """Each candidate of a route is a script, and a model of its own; an attempt takes `seconds` at most, but for the
+    `patient` routes."""
     models = {
         f"{route}.{n}": {
             "provider": "faulty",
@@ -71,7 +72,10 @@ def catalogue(port: int, routes: dict[str, list[str]], limits: dict[str, float])
         "providers": {"faulty": {"type": "openai", "base_url": url, "api_key": "env:FAULTY_KEY", "regions": ["eu"]}},
         "models": models,
         "routes": {
-            route: {"candidates": [f"{route}.{n}" for n in range(len(candidates))], **limits}
+            route: {
+                "candidates": [f"{route}.{n}" for n in range(len(candidates))],
+                **({} if route in patient else {"attempt_seconds": seconds, "first_token_seconds": seconds}),
+            }
             for route, candidates in routes.items()
         },
     }
@@ -88,10 +92,14 @@ def start_models(
     """Starts the processes over scripts and routes: `{route: [script, …]}`."""
     with ExitStack() as stack:
 
-        def start(scripts: dict[str, Script], routes: dict[str, list[str]], **limits: float) -> Models:
+        def start(
+            scripts: dict[str, Script], routes: dict[str, list[str]], patient: list[str], seconds: float
+        ) -> Models:
             folder = tmp_path_factory.mktemp("models")
             provider = stack.enter_context(running(Provider(scripts)))
-            (folder / "models.yaml").write_text(json.dumps(catalogue(provider.port, routes, limits), indent=1))
+            (folder / "models.yaml").write_text(
+                json.dumps(catalogue(provider.port, routes, patient, seconds), indent=1)
+            )
 
             def process(module: str, env: dict[str, str], ready: str, *arguments: str) -> None:
                 made = ServerProcess(module, (sys.executable, "-m", module, *arguments), folder / f"{module}.log", env)

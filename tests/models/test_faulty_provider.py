@@ -205,7 +205,7 @@ ROUTES = {
 
 @pytest.fixture(scope="module")
 def models(start_models: Callable[..., Any]) -> Any:
-    return start_models(SCRIPTS, ROUTES, attempt_seconds=1, first_token_seconds=1)
+    return start_models(SCRIPTS, ROUTES, patient=ALONE, seconds=2)
 
 
 @pytest.fixture(scope="module")

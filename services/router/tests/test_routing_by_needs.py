@@ -58,6 +58,7 @@ FILE_WITH = {
     "classifier": {
         "model": "embed.0",
         "minimum_similarity": 0.7,
+        "timeout_seconds": 30,
         "examples": {"task-billing": ["my bill is wrong"], "task-poetry": ["write a poem", "a poem, please"]},
     },
 }
