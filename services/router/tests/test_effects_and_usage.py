@@ -12,7 +12,7 @@ from slipway.effects.v1.effects_pb2 import EffectKey
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.bus import open_bus
 from slipway_chassis.errors import ErrorKind, SlipwayError
-from slipway_chassis.money import from_money
+from slipway_chassis.money import from_money, to_money
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4}
 RUN = "run_01jd0000000000000000000000"
@@ -91,6 +91,18 @@ async def test_a_repeated_effect_is_answered_from_the_record_and_not_bought_twic
     assert len(provider.seen("once")) == 1
     rows = await client.usage(run_id=RUN, page_size=500)
     assert [row.request_id for row in rows].count(first.request_id) == 1
+
+
+async def test_a_run_that_has_less_left_repeats_the_same_effect(client, provider):
+    tools = '[{"type": "function", "function": {"name": "pay", "parameters": {"type": "object"}}}]'
+    ceilings = [
+        {"max_cost": to_money(Decimal("0.5")), "max_tokens": 80, "run_max_cost": to_money(Decimal(2))},
+        {"max_cost": to_money(Decimal("0.4")), "max_tokens": 60, "run_max_cost": to_money(Decimal(1))},
+    ]
+    before = len(provider.seen("once"))
+    first, again = [await client.chat("once", tools_json=tools, effect=effect("less"), **own) for own in ceilings]
+    assert again == first
+    assert len(provider.seen("once")) == before + 1
 
 
 async def test_a_repeated_embedding_is_not_bought_twice(client, provider):
