@@ -3,9 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from orchestrator_testing.database import Runs
+from orchestrator_testing.definitions import workflow
+from orchestrator_testing.stack import Stack
+from slipway.runs.v1 import runs_pb2
 from slipway_chassis.postgres import migrate, open_pool
 from slipway_orchestrator.store.queue import RunQueue
 
@@ -145,3 +150,15 @@ async def test_the_sweep_queues_runs_whose_wait_or_lease_is_over_and_no_others(r
     queue = runs.queue()
     assert sorted(run_id for run_id, _, _ in await queue.requeue_due(10)) == sorted([waits, lapsed])
     assert {lease.run.run_id: lease.recovered for lease in await queue.claim(10)} == {waits: False, lapsed: True}
+
+
+async def test_a_delayed_run_is_taken_when_its_time_comes_not_at_the_next_sweep(stack: Stack) -> None:
+    await stack.worker(SLIPWAY_ORCHESTRATOR_SWEEP_SECONDS="600")
+    await stack.promote(workflow("    - {id: a, set: 1}"))
+    not_before = Timestamp()
+    not_before.FromDatetime(datetime.now(UTC) + timedelta(seconds=2))
+    run_id = await stack.begin(not_before=not_before)
+    run = await stack.finish(run_id)
+    assert run.state == runs_pb2.RUN_STATE_SUCCEEDED
+    (_, second, *_) = await stack.journal(run_id)
+    assert second.time.ToDatetime(UTC) >= not_before.ToDatetime(UTC)

@@ -117,7 +117,7 @@ class Committer:
         except Unavailable as error:
             for waiting in batch:
                 waiting.error = error
-        except (asyncpg.PostgresError, SlipwayError):
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, SlipwayError, ValueError):  # one of them does not fit
             for waiting in batch:
                 waiting.alone = True
         except BaseException:

@@ -45,6 +45,8 @@ class Waiting:
 
     worker_pool: str
     held: bool
+    asked: bool
+    """Its inbox has something."""
 
 
 class RunQueue:
@@ -109,11 +111,11 @@ class RunQueue:
         """Who is to look at a run that somebody was woken for; None when nobody is."""
         async with connection(self._pool) as conn:
             row = await conn.fetchrow(
-                "SELECT state, worker_pool FROM run WHERE run_id = $1 AND wake_at IS NOT NULL"
-                " AND (state <> 'QUEUED' OR wake_at <= now())",
+                "SELECT state, worker_pool, EXISTS (SELECT FROM run_inbox WHERE run_inbox.run_id = run.run_id) AS asked"
+                " FROM run WHERE run_id = $1 AND wake_at IS NOT NULL AND (state <> 'QUEUED' OR wake_at <= now())",
                 run_id,
             )
-        return None if row is None else Waiting(row["worker_pool"], row["state"] == "RUNNING")
+        return None if row is None else Waiting(row["worker_pool"], row["state"] == "RUNNING", row["asked"])
 
     async def requeue_due(self, limit: int) -> list[tuple[str, str, str]]:
         """Queue runs whose wait or lease is over, and parked ones that were told something by a worker that died before

@@ -82,9 +82,10 @@ class Worker:
             except Unavailable:
                 return  # the sweep finds it
             if run is None:
-                return
-            if run.held:
-                self._announcer.say(INBOX, {"run_id": run_id})
+                self._wake.set()  # perhaps it is due later than now, and earlier than the next sweep
+            elif run.held:
+                if run.asked:
+                    self._announcer.say(INBOX, {"run_id": run_id})
             elif run.worker_pool == self._queue.worker_pool and self._free > 0:
                 self._wake.set()
             else:  # another worker may be idle, or in the pool that the run asks for
