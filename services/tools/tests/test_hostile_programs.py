@@ -55,7 +55,7 @@ def nothing_is_left(tools: Any) -> Any:
     """No process, mount, or control group with a process of a call outlives it."""
     mounts = Path(f"/proc/{tools.process.pid}/mounts").read_text()
     yield
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while (found := left(tools.process.pid, mounts)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert found == []

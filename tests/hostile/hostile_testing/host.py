@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,10 +223,10 @@ class Watch:
         return frozenset(found)
 
 
-# Others make files there too: a program's are known by the sandbox's user, and by the names that the programs use.
+# Others make files there too: a program's are known by the sandbox's user, and by names that nobody else uses.
 _SHARED = (Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/"), Path("/dev/shm"), Path("/usr"))
-_SANDBOX_USERS = (1_950_000_000, 65_534)
-_PROGRAMS_NAMES = frozenset({"fill", "x", "f", "f0", "m", "c", "d", "root", "result.json", "main.py", "a.tar"})
+_SANDBOX_USER = 1_950_000_000
+_PROGRAMS_NAMES = frozenset({"fill", "f0", "result.json", "main.py", "main.sh", "a.tar"})
 
 
 def _is_a_programs(path: Path) -> bool:
@@ -236,7 +236,7 @@ def _is_a_programs(path: Path) -> bool:
         return False
     if path.name.startswith("nsjail."):  # the folders that all sandboxes of a user mount on
         return False
-    return owner in _SANDBOX_USERS or (path.name in _PROGRAMS_NAMES and path != Path("/root"))
+    return owner == _SANDBOX_USER or path.name in _PROGRAMS_NAMES
 
 
 def processes(service: int, roots: Path) -> list[str]:
@@ -310,7 +310,7 @@ def end(process: psutil.Process) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def wait_until(condition, seconds: float = 15.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> bool:
     """True as soon as `condition()` is."""
     deadline = time.monotonic() + seconds
     while not condition():
