@@ -93,7 +93,7 @@ def failure_of(error: SlipwayError) -> Failure:
         code=error.reason,
         status=error.kind.value,
         message=_sentence(error),
-        retryable=error.kind in _RETRYABLE,
+        retryable=error.kind in _RETRYABLE and error.reason != "BUDGET_EXHAUSTED",
         retry_after=error.retry_after,
         fatal=error.reason in _GRANT_GONE,
         uncertain=error.reason == "EFFECT_UNCERTAIN",
