@@ -289,3 +289,22 @@ async def test_cancelling_reaches_a_tool_that_runs(busy: Stack, world: World, ev
     kinds = [event.kind for event in await busy.journal(run_id)]
     assert kinds[-3:] == ["cancel.requested", "step.failed", "run.cancelled"]
     world.hold.set()
+
+
+async def test_a_run_that_is_woken_for_nothing_waits_on_without_a_word(busy: Stack, eventually: Any) -> None:
+    await busy.promote(workflow("    - {id: a, approval: {show: x, approvers: [role:refund-approver]}}"))
+    run_id = await busy.begin()
+    approval = await busy.pending(run_id)
+    before = await busy.journal(run_id)
+    await busy.sql("UPDATE run SET state = 'QUEUED', wake_at = now() WHERE run_id = $1", run_id)
+    nudge = await busy.begin()  # whoever is woken for another run takes this one as well
+
+    async def parked_again() -> bool:
+        rows = await busy.sql("SELECT state, lease_epoch FROM run WHERE run_id = $1", run_id)
+        return rows[0]["state"] == "WAITING_APPROVAL" and rows[0]["lease_epoch"] > 1
+
+    await eventually(parked_again, timeout=30)
+    assert [event.seq for event in await busy.journal(run_id)] == [event.seq for event in before]
+    await busy.decide(approval, "approve")
+    assert (await busy.finish(run_id)).state == 8
+    await busy.decide(await busy.pending(nudge), "approve")

@@ -32,8 +32,9 @@ RETURNING run_id, tenant, worker_pool
 """
 _NEXT_WAKE = """
 SELECT extract(epoch FROM least(
-    (SELECT wake_at FROM run WHERE state <> 'QUEUED' AND wake_at > now() ORDER BY wake_at LIMIT 1),
-    (SELECT wake_at FROM run WHERE state = 'QUEUED' AND wake_at > now() ORDER BY wake_at LIMIT 1)) - now())::float8
+    (SELECT wake_at FROM run WHERE state <> 'QUEUED' AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1),
+    (SELECT wake_at FROM run WHERE state = 'QUEUED' AND wake_at > now() - interval '2 seconds'
+        ORDER BY wake_at LIMIT 1)) - now())::float8
 """
 _COUNT = "SELECT state, count(*) FROM run WHERE end_time IS NULL GROUP BY state"
 _CLAIMABLE = "SELECT worker_pool, count(*) FROM run WHERE state = 'QUEUED' AND wake_at <= now() GROUP BY worker_pool"
@@ -126,7 +127,10 @@ class RunQueue:
         return [(row["run_id"], row["tenant"], row["worker_pool"]) for row in rows]
 
     async def next_wake(self) -> float | None:
-        """Seconds until the next run is due that is not due yet; None when there is none."""
+        """Seconds until the next run is due, not above 0 for what became due since somebody looked; None: none is.
+
+        Runs that have long been queued do not count: they wait for a free worker, or for others of their tenant.
+        """
         async with connection(self._pool) as conn:
             return await conn.fetchval(_NEXT_WAKE)
 

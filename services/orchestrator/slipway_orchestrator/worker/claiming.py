@@ -165,7 +165,7 @@ class Worker:
         SWEEP_SECONDS.observe(time.monotonic() - began)
         # A little later than due, and not all workers at once.
         spread = random.uniform(0.0, 0.05)  # noqa: S311
-        return min(self._sweep_seconds, wait if wait is not None else self._sweep_seconds) + spread
+        return min(self._sweep_seconds, max(wait, 0.0) if wait is not None else self._sweep_seconds) + spread
 
     async def _publish(self, run_id: str, tenant: str) -> None:
         body = json.dumps({"run_id": run_id}).encode()
