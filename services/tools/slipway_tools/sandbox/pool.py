@@ -27,6 +27,7 @@ from slipway_tools.sandbox.turns import Turns
 
 log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
+_BREATH_SECONDS = 0.05  # a call's answer, and the rest of a burst, go before what is done for later calls
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ class SandboxPool:
     async def _start_ahead(self) -> None:
         """Have launchers and warm sandboxes wait, as many as there shall be."""
         try:
+            await asyncio.sleep(_BREATH_SECONDS)
             while len(self._launchers) < self._size.slots and not self._places.empty() and not self._closed:
                 self._launchers.append(self._launch(self._places.get_nowait()))
                 await asyncio.sleep(0)
