@@ -12,7 +12,7 @@ from orchestrator_testing.order import check_order
 from orchestrator_testing.worlds import GATE, NOW, Driver, definition, ends_of, started, step, tool, trees
 from slipway_chassis.errors import ResourceExhausted
 from slipway_orchestrator.core import actions as core
-from slipway_orchestrator.core.definition import Limits, ModelCall, Parallel, Retry, Step, Wait
+from slipway_orchestrator.core.definition import Limits, Map, ModelCall, Parallel, Retry, Step, Wait
 from slipway_orchestrator.core.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -209,6 +209,35 @@ def test_an_approved_repetition_is_the_same_effect_unless_its_arguments_were_edi
     assert _escalated(uncertain=True) == again
     other: Any = {"tool": "t", "arguments": {"amount": 2}}
     assert _escalated(edited=True) == core.Append((StepStarted("s0", "tool", 2, other, 2, "apr_1"),))
+
+
+@pytest.mark.parametrize(
+    ("holder", "keys"),
+    [
+        (step("p", Parallel((tool("a"), tool("b"), tool("c"))), "continue"), ("a", "b")),
+        (step("m", Map([], "item", 2, (tool("a"),)), "continue"), ("a[0]", "a[1]")),
+        (step("m", Map([], "item", 2, (tool("a"),)), "continue"), ("a[1]", "a[0]")),
+    ],
+    ids=["parallel", "map", "map, the later one fails"],
+)
+def test_what_is_under_way_beside_a_failure_is_finished_also_by_another_worker(
+    holder: Step, keys: tuple[str, str]
+) -> None:
+    broken, busy = keys
+    value: Any = {"tool": "t", "arguments": {}}
+    journal = [(NOW, started()), (NOW, StepStarted(holder.step_id, holder.type, 1, {"count": 3}))]
+    journal += [(NOW, StepStarted(key, "tool", 1, value)) for key in sorted(keys)]
+    journal.append((NOW, StepFailed(broken, "tool", 1, "X", "broken")))
+    state = fold(journal)
+    (perform,) = decide(state, holder)
+    assert isinstance(perform, core.Perform)
+    assert perform.at.key == busy
+    apply(state, NOW, StepCompleted(busy, "tool", {}, 1))
+    (append,) = decide(state, holder)
+    assert isinstance(append, core.Append)
+    (failure,) = append.events
+    assert isinstance(failure, StepFailed)
+    assert (failure.step_id, failure.code, failure.handled) == (holder.step_id, "X", True)
 
 
 def test_a_signal_is_taken_by_one_step_only_and_in_the_order_in_which_they_came() -> None:
