@@ -119,3 +119,17 @@ async def test_a_worker_that_drains_hands_its_runs_to_another_at_once(stack: Sta
     assert (await stack.finish(run_id)).state == runs_pb2.RUN_STATE_SUCCEEDED
     assert world.effects[f"{run_id}/amount/1"] == 1
     assert await leaving.ended() == 0
+
+
+async def test_a_run_that_an_api_of_the_release_before_starts_is_its_own_root(stack: Stack) -> None:
+    await stack.worker()
+    await _promote(stack)
+    run_id = await stack.begin({"message": "x"}, name="plain")
+    await stack.watch(run_id, until="run.waiting")
+    before = (
+        "tenant, agent, version, digest, priority, wake_at, journal_version, subject, caller, session_id, labels,"
+        " run_grant, input, last_seq, last_commitment, traceparent, trace_id, create_time, update_time"
+    )
+    insert = f"INSERT INTO run (run_id, state, {before}) SELECT 'run_old', 'PAUSED', {before} FROM run RETURNING *"
+    (row,) = await stack.sql(insert)
+    assert (row["root_run_id"], row["depth"]) == ("run_old", 0)

@@ -109,8 +109,7 @@ class ApprovalStore:
     async def give_up(self, conn: Any, approval_id: str) -> None:
         """Nobody is asked any more: what it was for was given up. No error when somebody decided first."""
         await conn.execute(
-            "UPDATE approval SET state = 'CANCELLED', decide_time = now()"
-            " WHERE approval_id = $1 AND state = 'PENDING'",
+            "UPDATE approval SET state = 'CANCELLED', decide_time = now() WHERE approval_id = $1 AND state = 'PENDING'",
             approval_id,
         )
 
