@@ -47,7 +47,7 @@ WRONG: list[tuple[str, str, str]] = [
     (workflow("    - {id: fail, set: 1}"), "spec.steps[0].id", "are taken"),
     (workflow("    - {id: one, agent: {name: refund-desk}}"), "spec.steps[0].agent.name", "cannot call itself"),
     (workflow("    - {id: one, agent: {name: nobody}}"), "spec.steps[0].agent.name", "no agent nobody"),
-    (workflow(ONE).replace("type: workflow", "type: remote"), "spec.type", "not supported yet"),
+    (workflow(ONE).replace("type: workflow", "type: remote"), "spec.type", "must be workflow or loop"),
     (workflow("    - {id: one, tool: {name: nope}}"), "spec.steps[0].tool.name", "no tool nope"),
     (workflow("    - {id: one, model: {model: nope, prompt: x}}"), "spec.steps[0].model.model", "model or task nope"),
     (workflow("    - {id: one, model: {task: nope, prompt: x}}"), "spec.steps[0].model.task", "model or task nope"),
