@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from slipway_tools.address import AddressNotAllowed, AllowList, HostUnreachable, checked_addresses, is_public
+from slipway_tools.declare import declare
 from slipway_tools.http_tool import HttpCaller, HttpInvocation
 from slipway_tools.secret_file import SecretFile
-from slipway_tools.tool import HttpCall, declare_http
+from slipway_tools.tool import HttpCall
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ async def test_a_name_that_answers_differently_the_second_time_is_connected_to_a
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
     caller = HttpCaller(AllowList.parse([f"{host}:{target.port}"]), SecretFile(None))
     path = f"/{unique('rebinding')}"
-    declaration = declare_http(
+    declaration = declare(
         name="rebinding",
         description="",
         input_schema_json='{"type":"object"}',
@@ -126,7 +127,7 @@ async def test_the_next_address_is_tried_when_nobody_listens_at_the_first(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.9.9.9", "127.0.0.1"]))
     caller = HttpCaller(AllowList.parse([f"{host}:{target.port}"]), SecretFile(None))
     path = f"/{unique('second')}"
-    declaration = declare_http(
+    declaration = declare(
         name="second",
         description="",
         input_schema_json='{"type":"object"}',
