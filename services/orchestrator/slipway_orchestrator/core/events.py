@@ -261,6 +261,8 @@ class StepCompleted:
     stderr: str | None = None
     exit_status: int | None = None
     sandbox: str | None = None
+    files: JsonValue = None
+    """Files that a sandboxed program left and that were stored: `{name, file_id, content_type, size_bytes}` of each."""
     tainted: bool | None = None
     """Whether its output comes from outside, or derives from what does; None: no."""
 

@@ -62,8 +62,18 @@ async def call_tool(peers: Peers, call: ToolCall, attempt: Attempt) -> StepCompl
         stderr=response.stderr or None,
         exit_status=response.exit_status if response.sandbox else None,
         sandbox=response.sandbox or None,
+        files=[_file(file) for file in response.files] or None,
         tainted=response.output_tainted or attempt.tainted or None,
     )
+
+
+def _file(file: tools_pb2.ToolFile) -> JsonValue:
+    return {
+        "name": file.name,
+        "file_id": file.file_id,
+        "content_type": file.content_type,
+        "size_bytes": file.size_bytes,
+    }
 
 
 def _output(text: str) -> JsonValue:
