@@ -245,7 +245,7 @@ WRONG = [
     ("  knowledge: [nope]", "spec.knowledge[0]", "there is no collection nope"),
     ("  agents: [nope]", "spec.agents[0]", "there is no agent nope"),
     ("  agents: [refund-desk]", "spec.agents[0]", "an agent cannot call itself"),
-    ("  tools: [python, {name: python}]", "spec.tools[1]", "stands here twice"),
+    ("  tools: [python, {name: python}]", "spec.tools[1]", "the name that the model sees, stands for two things"),
     ("  steps: []", "spec.steps", "unknown field"),
     ('  prompt: "${steps.a.output}"', "spec.prompt", "there is no step a"),
     (
