@@ -29,7 +29,8 @@ async def test_five_hundred_calls_at_once_are_all_served(alice: Client, attacked
     async with connect(attacked.target) as channel:
         calls = [alice.on(channel, f"print({n} * 2)", timeout=550, timeout_seconds=60) for n in range(number)]
         answers: list[Any] = await asyncio.gather(*calls)
-    assert [answer.stdout for answer in answers] == [f"{n * 2}\n" for n in range(number)]
+    unserved = [answer for n, answer in enumerate(answers) if answer.stdout != f"{n * 2}\n"]
+    assert not unserved, unserved[:3]
     assert wait_until(lambda: not processes(attacked.pid, attacked.state))
 
 

@@ -66,8 +66,8 @@ class SlotGroup:
         return Counters(_count(self.oom_file, "oom_kill"), _count(self.pids_file, "max"))
 
     def empty(self) -> bool:
-        """True when no process is in the slot."""
-        return not any((folder / "cgroup.procs").read_text().strip() for folder in self.folders)
+        """True when no process is in the slot, and none is charged to it: what has died is for a moment yet."""
+        return all(_settled(folder) for folder in self.folders)
 
 
 class CgroupTree:
@@ -180,6 +180,13 @@ def _opened(file: Path) -> int | None:
         return os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+def _settled(folder: Path) -> bool:
+    if (folder / "cgroup.procs").read_text().strip():
+        return False
+    charged = folder / "pids.current"
+    return not charged.exists() or charged.read_text().strip() == "0"
 
 
 def _count(file: Path | None, name: str) -> int:

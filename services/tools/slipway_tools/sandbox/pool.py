@@ -28,6 +28,7 @@ from slipway_tools.sandbox.turns import Turns
 log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
 _BREATH_SECONDS = 0.05  # a call's answer, and the rest of a burst, go before what is done for later calls
+_START_AGAIN_SECONDS = (0.0, 0.05, 0.2, 0.5)  # pauses before a sandbox that did not come up is started once more
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class SandboxPool:
         self.adapter = adapter
         self._tree = tree
         self._size = size
-        self._places: asyncio.LifoQueue[Place] = asyncio.LifoQueue()
+        self._places: asyncio.Queue[Place] = asyncio.Queue()
         self._number = len(groups)
         for index, group in enumerate(groups):
             self._places.put_nowait(Place(index, group))
@@ -165,11 +166,16 @@ class SandboxPool:
                 self._top_up()  # not before: it would take the call's processor
 
     async def _run(self, program: Program, network: Network | None) -> Outcome:
-        try:
-            return await self._run_in(await self._take(network), program, network)
-        except SandboxUnavailable:
-            # Nothing was run: another start may do, e.g. after a neighbour took the mount point away.
-            return await self._run_in(await self._start(network), program, network)
+        held = await self._take(network)
+        for pause in _START_AGAIN_SECONDS:
+            try:
+                return await self._run_in(held, program, network)
+            except SandboxUnavailable:
+                # Nothing was run: another start may do, e.g. after a neighbour took the mount point away, or when the
+                # kernel was short of something (EAGAIN) while it cleared up after many others.
+                await asyncio.sleep(pause)
+                held = await self._start(network)
+        return await self._run_in(held, program, network)
 
     async def _run_in(self, held: Held, program: Program, network: Network | None) -> Outcome:
         try:
