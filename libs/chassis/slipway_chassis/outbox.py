@@ -189,6 +189,7 @@ class Outbox:
                 try:
                     async with self._listening() as lost:
                         while not lost.is_set():
+                            _heed_cancellation()
                             if time.monotonic() > sweep:
                                 sweep = time.monotonic() + _SWEEP
                                 await self._publish_again()
@@ -223,6 +224,7 @@ class Outbox:
             except _INTERRUPTIONS as error:
                 _heed_cancellation()
                 _log.info("outbox.receipts_interrupted", error=type(error).__name__)
+            _heed_cancellation()
             await asyncio.sleep(1)
 
     async def _publish_again(self) -> None:
@@ -343,7 +345,8 @@ class Outbox:
 
 
 def _heed_cancellation() -> None:
-    """Asyncpg may raise what a lost connection raises where the task was cancelled meanwhile, and hide that."""
+    """Libraries may hide that the task was cancelled: asyncpg behind what a lost connection raises, redis behind an
+    answer that came at the same moment."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -49,6 +49,7 @@ _SERVER_OPTIONS: list[tuple[str, Any]] = [
 ]
 _CHECK_EVERY = 5.0  # seconds between readiness checks
 _CHECK_TIMEOUT = 3.0
+_CANCEL_AGAIN = 6.0  # seconds; longer than a worker takes to hand its runs over
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 30.0
 _STEADY = 60.0  # seconds after which a background task counts as healthy again
 
@@ -105,8 +106,7 @@ async def run_service(
             watch.cancel()
             await health.stop()
             await asyncio.gather(server.stop(settings.shutdown_grace), links.stop(settings.shutdown_grace))
-            for task in tasks:
-                task.cancel()
+            await _cancel_all(tasks)
     finally:
         await server.stop(None)
         await links.stop(0)
@@ -115,6 +115,15 @@ async def run_service(
             await on_stop()
         telemetry.shutdown()
     _log.info("service.stopped")
+
+
+async def _cancel_all(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancel tasks until they have ended: a library below may lose a cancellation that comes with an answer."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
