@@ -1,7 +1,8 @@
 """Pytest plugin: fixtures over real servers, usable from every tests folder.
 
-Servers from wheels (PostgreSQL, Valkey) are always there. Those from Debian (RabbitMQ, Redis, PostgreSQL) skip the
-test with a reason when they are missing, and fail it under SLIPWAY_REQUIRE_SERVERS=1.
+Servers from wheels (PostgreSQL, Valkey) are always there. Those that `make servers` installs (RabbitMQ, Redis and
+PostgreSQL from Debian, versitygw) skip the test with a reason when they are missing, and fail it under
+SLIPWAY_REQUIRE_SERVERS=1.
 """
 
 import os
@@ -12,12 +13,13 @@ from typing import TypeVar
 
 import pytest
 
-from slipway_testkit.servers import postgres, rabbitmq, redis
+from slipway_testkit.servers import postgres, rabbitmq, redis, versitygw
 from slipway_testkit.servers.postgres import PostgresServer
 from slipway_testkit.servers.process import ServerUnavailable
 from slipway_testkit.servers.process import free_port as _free_port
 from slipway_testkit.servers.rabbitmq import RabbitServer
 from slipway_testkit.servers.redis import RedisServer
+from slipway_testkit.servers.versitygw import S3Server
 from slipway_testkit.signing import SigningAuthority
 from slipway_testkit.waiting import eventually as _eventually
 
@@ -104,6 +106,13 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
 def rabbitmq_url(rabbitmq_server: RabbitServer) -> str:
     """URL of the session's RabbitMQ; shared by all tests: use namespaces."""
     return rabbitmq_server.url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """The session's S3-compatible object store (versitygw)."""
+    with required_or_skipped(versitygw.versitygw()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["valkey", pytest.param("rabbitmq", marks=pytest.mark.servers)])

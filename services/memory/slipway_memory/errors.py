@@ -5,7 +5,7 @@ InvalidArgument
 ├── DocumentTypeUnsupported, DocumentTypeMismatch
 └── RegionNotAllowed, UploadIncomplete
 NotFound
-└── CollectionNotFound, DocumentNotFound, FileNotFound, SessionNotFound
+└── CollectionNotFound, DocumentNotFound, FileNotFound, ObjectNotFound, SessionNotFound
 PermissionDenied
 └── DocumentAccessDenied
 FailedPrecondition
@@ -13,7 +13,7 @@ FailedPrecondition
 ResourceExhausted
 └── DocumentTooLarge, FileTooLarge, FileQuotaExceeded, MessageTooLarge, SessionFull
 Unavailable
-└── ObjectStoreUnavailable, SessionStoreUnavailable
+└── ObjectStoreUnavailable, ObjectStoreRefused, SessionStoreUnavailable
 """
 
 from __future__ import annotations
@@ -130,10 +130,22 @@ class FileQuotaExceeded(ResourceExhausted):
     reason = "FILE_QUOTA_EXCEEDED"
 
 
+class ObjectNotFound(NotFound):
+    """The bytes are not in the object store: deleted at this moment, or lost there."""
+
+    reason = "OBJECT_NOT_FOUND"
+
+
 class ObjectStoreUnavailable(Unavailable):
     """The object store does not answer."""
 
     reason = "OBJECT_STORE_UNAVAILABLE"
+
+
+class ObjectStoreRefused(Unavailable):
+    """The object store does not accept this service's keys, or has no such bucket: an operator must act."""
+
+    reason = "OBJECT_STORE_REFUSED"
 
 
 class SessionNotFound(NotFound):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import grpc
 from redis.asyncio import Redis
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
@@ -27,7 +29,7 @@ from slipway_memory.indexing import Indexer
 from slipway_memory.indexing_store import IndexingStore
 from slipway_memory.ingest_topic import GROUP, TOPIC
 from slipway_memory.knowledge_servicer import KnowledgeServicer
-from slipway_memory.objects import Objects
+from slipway_memory.objects import Objects, open_objects
 from slipway_memory.orphan_objects import OrphanObjects
 from slipway_memory.parsing.limits import ParseLimits
 from slipway_memory.parsing.sandbox import DocumentParser
@@ -49,6 +51,7 @@ _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
 async def serve(settings: MemorySettings) -> None:
     """Serve until SIGTERM."""
     telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
+    objects = await _objects(settings)
     pool = await open_pool(settings.database_url.get_secret_value())
     await migrate(pool, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
     bus = await open_bus(settings.bus_url.get_secret_value())
@@ -65,7 +68,6 @@ async def serve(settings: MemorySettings) -> None:
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
     )
-    objects = Objects(settings.objects_url)
     orphans = OrphanObjects(database, objects)
     parser = DocumentParser(
         ParseLimits(settings.parse_seconds, settings.parse_memory_mib * _MIB, settings.document_text),
@@ -117,9 +119,25 @@ async def serve(settings: MemorySettings) -> None:
     )
 
 
+class SettingUnusable(Exception):
+    """A setting that the server it names refuses; the message names the setting and says why."""
+
+
+async def _objects(settings: MemorySettings) -> Objects:
+    try:
+        return await open_objects(settings.objects_url.get_secret_value())
+    except ValueError as error:
+        raise SettingUnusable(f"SLIPWAY_MEMORY_OBJECTS_URL: {error}") from error
+
+
 def main() -> None:
     """Run the memory service; exit code 2 when settings can't be used."""
-    run(serve(load_settings(MemorySettings)))
+    settings = load_settings(MemorySettings)
+    try:
+        run(serve(settings))
+    except SettingUnusable as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

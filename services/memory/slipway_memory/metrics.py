@@ -35,3 +35,10 @@ SWEPT = Counter(
     ["what"],
     registry=registry,
 )
+OBJECT_SECONDS = Histogram(
+    "slipway_memory_object_seconds",
+    "Time of an operation of the object store, retries included, by outcome: ok, or the reason of the error",
+    ["operation", "outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=registry,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
 
@@ -15,9 +15,8 @@ class MemorySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_MEMORY_", frozen=True, extra="ignore")
 
     router_target: str = Field(description="gRPC target of slipway.router.v1, which embeds")
-    objects_url: str = Field(
-        description="where bytes of documents and files are: file:///folder or s3://bucket/prefix",
-        pattern=r"^(file:///|s3://).+",
+    objects_url: SecretStr = Field(
+        description="where bytes of documents and files are: file:///folder, or s3://bucket as object_store.py says"
     )
     document_bytes: int = Field(64 * _MIB, ge=1, description="most bytes of a document")
     document_text: int = Field(16 * _MIB, ge=1, description="most characters of a document's text")

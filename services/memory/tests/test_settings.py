@@ -26,7 +26,7 @@ GOOD = {
     ("wrong", "sentence"),
     [
         ({"router_target": None}, "SLIPWAY_MEMORY_ROUTER_TARGET is not set"),
-        ({"objects_url": "ftp://x"}, "SLIPWAY_MEMORY_OBJECTS_URL string should match"),
+        ({"objects_url": "ftp://x"}, "SLIPWAY_MEMORY_OBJECTS_URL: must be file:///folder or s3://bucket"),
         ({"indexing_lease": "10", "embedding_timeout": "20"}, "SLIPWAY_MEMORY_EMBEDDING_TIMEOUT must be less than"),
     ],
     ids=["missing", "wrong URL", "lease"],

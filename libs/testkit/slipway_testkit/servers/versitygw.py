@@ -1,0 +1,95 @@
+"""An S3-compatible object store: versitygw (Go), over a folder."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
+
+_VERSION = "1.8.0"
+_REGION = "us-east-1"
+
+
+@dataclass
+class S3Server:
+    """A running S3 server on 127.0.0.1 whose objects survive a restart."""
+
+    process: ServerProcess
+    port: int
+    buckets: Path
+    access_key: str
+    secret_key: str
+
+    @property
+    def endpoint(self) -> str:
+        """Address of the API."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def url(self, bucket: str, *, secret_key: str | None = None, port: int | None = None) -> str:
+        """URL of a bucket, as memory's setting OBJECTS_URL takes it; with another key or port: a wrong one."""
+        keys = f"{self.access_key}:{secret_key or self.secret_key}"
+        return f"s3://{keys}@{bucket}?endpoint=http://127.0.0.1:{port or self.port}&region={_REGION}"
+
+    def create_bucket(self) -> str:
+        """Creates an empty bucket; returns its name."""
+        name = f"test-{secrets.token_hex(6)}"
+        (self.buckets / name).mkdir()
+        return name
+
+    def start(self) -> None:
+        """Starts the server and waits for its port."""
+        self.process.start(lambda: accepts_connections(self.port), timeout=30)
+
+    def start_if_stopped(self) -> None:
+        """For the end of a test that stops the server, and may have failed in between."""
+        if not self.process.running:
+            self.start()
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Stops the server; `crash`: by SIGKILL."""
+        self.process.stop(crash=crash)
+
+
+def _program() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    checkout = Path(__file__).parents[4]
+    installed = (
+        checkout / ".servers" / "bin" / "versitygw",
+        cache / "slipway" / "servers" / f"versitygw-{_VERSION}" / "versitygw",
+    )
+    for program in installed:
+        if os.access(program, os.X_OK):
+            return program
+    raise ServerUnavailable("versitygw is not installed (run `make servers`)")
+
+
+@contextmanager
+def versitygw() -> Generator[S3Server]:
+    """versitygw over a temporary folder; ServerUnavailable when it is not installed."""
+    program = _program()
+    folder = Path(tempfile.mkdtemp(prefix="slipway-s3-"))
+    port, access_key, secret_key = free_port(), "testkit", secrets.token_hex(16)
+    buckets = folder / "buckets"
+    buckets.mkdir()
+    # Metadata beside the objects: not every file system of a build machine has extended attributes.
+    sidecar = folder / "metadata"
+    sidecar.mkdir()
+    command = [str(program), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet", "posix"]
+    process = ServerProcess(
+        "versitygw",
+        [*command, "--sidecar", str(sidecar), str(buckets)],
+        folder / "server.log",
+        env={"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key},
+    )
+    server = S3Server(process, port, buckets, access_key, secret_key)
+    try:
+        server.start()
+        yield server
+    finally:
+        process.stop()
+        shutil.rmtree(folder, ignore_errors=True)
