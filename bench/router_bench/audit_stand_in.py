@@ -1,10 +1,11 @@
 """Takes audit events from the bus and gives receipts, as the audit service does, without keeping a log.
 
 The log is another service's work, on another machine in production; without receipts the router's outbox would only
-grow, and send all of it again.
+grow, and send all of it again. It takes what time the others leave: its work belongs to neither arm.
 """
 
 import asyncio
+import os
 import sys
 
 import uvloop
@@ -26,4 +27,5 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(19)
     uvloop.run(main(sys.argv[1]))

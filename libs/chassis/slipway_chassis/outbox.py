@@ -59,9 +59,11 @@ _REMEMBERED = 200_000  # messages of this relay that wait for receipts; others a
 # TimeoutError is an OSError.
 _INTERRUPTIONS = (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+# Nobody waits for the disk when a relay commits: what a crash takes back is published again, as ever.
 _CLAIM = """
 SELECT id, message_id, topic, ordering_key, tenant, subject, headers, body, receipt
-FROM outbox WHERE published_time IS NULL AND next_attempt_time <= now() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+FROM outbox CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) AS lazily
+WHERE published_time IS NULL AND next_attempt_time <= now() ORDER BY id LIMIT $1 FOR UPDATE OF outbox SKIP LOCKED
 """
 _AWAIT_RECEIPT = """
 UPDATE outbox SET attempts = attempts + 1, published_time = now(),

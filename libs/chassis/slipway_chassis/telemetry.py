@@ -6,13 +6,14 @@ still name it.
 
 import os
 import random
+import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -32,6 +33,8 @@ PlatformCollector(registry=registry)
 GCCollector(registry=registry)
 
 _propagator = TraceContextTextMapPropagator()
+_PLAIN_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+_NO_CONTEXT = otel_context.Context()
 _provider: "TracerProvider | None" = None
 # Trace ids must not be guessable from one another, nor equal in forked workers; urandom seeds once per process.
 _random = random.Random(os.urandom(16))  # noqa: S311
@@ -83,7 +86,16 @@ def extract(headers: Mapping[str, str] | Iterable[tuple[str, str | bytes]]) -> "
     """The trace context that ``headers`` carry; an empty one if they carry none or a damaged one."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     carrier = {k: v for k, v in pairs if k in ("traceparent", "tracestate") and isinstance(v, str)}
-    return _propagator.extract(carrier, context=otel_context.Context())
+    if not carrier:
+        return _NO_CONTEXT
+    plain = _PLAIN_TRACEPARENT(carrier["traceparent"]) if "traceparent" in carrier and len(carrier) == 1 else None
+    if plain is not None:
+        # What comes with every call between our services; the propagator needs ten times as long for it.
+        trace_id, span_id, flags = (int(part, 16) for part in plain.groups())
+        span_context = SpanContext(trace_id, span_id, True, TraceFlags(flags))
+        if span_context.is_valid:
+            return trace.set_span_in_context(NonRecordingSpan(span_context), _NO_CONTEXT)
+    return _propagator.extract(carrier, context=_NO_CONTEXT)
 
 
 def start_span(

@@ -7,13 +7,13 @@ no lock that another one waits for.
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 from slipway_chassis.caller import Caller
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.logs import get_logger
@@ -233,7 +233,7 @@ def _account(account: ClosedAccount) -> dict[str, Any]:
         "cost_usd": str(record.cost),
         "estimated": record.estimated,
         "cached": record.cached,
-        "attempts": [asdict(note) for note in record.attempts],
+        "attempts": record.attempts,
         "outcome": record.outcome,
         "latency_ms": record.latency_ms,
         "labels": dict(record.labels),
@@ -249,6 +249,6 @@ def _route(record: CallRecord) -> str | None:
 
 
 def as_json(value: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> str:
-    """JSON for the functions of the migration."""
+    """JSON for the functions of the migration; dataclasses are objects."""
     # PostgreSQL's text holds no NUL; callers' own words may.
-    return json.dumps(value).replace("\\u0000", "\\ufffd")
+    return orjson.dumps(value).replace(rb"\u0000", rb"\ufffd").decode()

@@ -1,9 +1,9 @@
 """Server-sent events (WHATWG HTML, 9.2): framing, and a response that always closes what it reads from."""
 
-import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
+import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
@@ -22,7 +22,7 @@ def event(data: str, *, kind: str = "", identifier: str = "") -> bytes:
 
 def data(value: Mapping[str, Any]) -> bytes:
     """An event without a name, as OpenAI's streams send them."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 class ClosingStream(StreamingResponse):

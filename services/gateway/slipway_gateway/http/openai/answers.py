@@ -6,11 +6,21 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+from fastapi.responses import JSONResponse
 from slipway.router.v1 import router_pb2 as pb
 
 from slipway_gateway.http.resources.fields import dollars, milliseconds
 
 Json = dict[str, Any]
+
+
+class JsonAnswer(JSONResponse):
+    """A JSON response whose content is of our own making: text in Unicode, numbers that every reader can hold."""
+
+    def render(self, content: Any) -> bytes:
+        """The body; five times as fast as the standard library."""
+        return orjson.dumps(content)
 
 
 def usage(message: pb.Usage) -> Json:

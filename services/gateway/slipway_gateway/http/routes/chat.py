@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import structlog
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from slipway.memory.v1 import memory_pb2
 from slipway.router.v1 import router_pb2 as pb
 from slipway_chassis.errors import SlipwayError, Unavailable
@@ -88,7 +87,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         **_cache_header(answer.usage.cached),
         **_routing_headers(answer.routing),
     }
-    return JSONResponse(answers.completion(answer, f"chatcmpl-{request_id}"), headers=headers)
+    return answers.JsonAnswer(answers.completion(answer, f"chatcmpl-{request_id}"), headers=headers)
 
 
 def _cache_header(cached: bool) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Embeddings in OpenAI's wire format."""
 
 from fastapi import Response
-from fastapi.responses import JSONResponse
 from slipway.router.v1 import router_pb2 as pb
 
 from slipway_gateway.http.api import api_router
@@ -31,4 +30,4 @@ async def create_embeddings(body: EmbeddingsRequest, calls: CallsDep) -> Respons
         "x-slipway-cost-usd": dollars_text(answer.usage.cost),
         "x-slipway-request-id": answer.request_id,
     }
-    return JSONResponse(answers.embeddings(answer, body.encoding_format), headers=headers)
+    return answers.JsonAnswer(answers.embeddings(answer, body.encoding_format), headers=headers)
