@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from slipway_gateway.realm import RealmFile
 
@@ -65,11 +63,3 @@ class PrefixedDirectories:
     async def has_role(self, role: str) -> bool:
         """As in Directory; prefixed subjects have no roles of their own."""
         return await self._rest.has_role(role)
-
-
-def open_directory(url: str) -> Directory:
-    """The directory that a URL names: `realm-file:///path/to/realm.json`. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme != "realm-file" or not parts.path:
-        raise ValueError(f"the directory {url!r} is not of the form realm-file:///path/to/realm.json")
-    return RealmFileDirectory(RealmFile(Path(unquote(parts.path))))

@@ -1,5 +1,6 @@
 """The gateway process: reads the environment and wires everything together."""
 
+import ssl
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +24,8 @@ from slipway_gateway.api_keys import ApiKeyDirectory, ApiKeys
 from slipway_gateway.audit_log import AuditLog
 from slipway_gateway.authentication import Authenticator
 from slipway_gateway.caller_tokens import CallerTokens
-from slipway_gateway.directory import PrefixedDirectories, open_directory
+from slipway_gateway.directory import PrefixedDirectories
+from slipway_gateway.directory_urls import open_directory
 from slipway_gateway.http.app import create_app
 from slipway_gateway.http.calls import Peers, Targets
 from slipway_gateway.http.gateway import Gateway, HttpLimits
@@ -48,22 +50,23 @@ async def serve(settings: GatewaySettings) -> None:
     telemetry.setup("gateway", settings.otlp_endpoint, settings.log_level)
     listener = listen(settings.http_listen)
     keys = KeyRing(settings.signing_key_file, settings.caller_jwks_file)
-    outside = open_directory(settings.directory_url)
     secrets = ServiceSecrets(settings.read_service_secrets())
     policies = PolicyEngine(settings.policy_dir)
+    web = httpx.AsyncClient(limits=httpx.Limits(max_connections=16), trust_env=False, verify=_trust(settings))
+    issuer_keys = IssuerKeys(key_fetcher(web, issuer=settings.oidc_issuer, jwks_url=settings.oidc_jwks_url))
+    await issuer_keys.load()
+    outside = await open_directory(settings, web)
 
     pool = await open_pool(settings.database_url.get_secret_value())
     await migrate(pool, "slipway_gateway", chassis=["outbox", "subject_keys"])
     bus = await open_bus(settings.bus_url.get_secret_value())
     redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=0.25, socket_connect_timeout=0.25)
-    web = httpx.AsyncClient(limits=httpx.Limits(max_connections=4), trust_env=False)
     outbox = Outbox(pool, bus, SubjectKeys(pool, settings.data_key.get_secret_value()))
 
     key_store = PostgresApiKeyStore(pool, AuditLog(Evidence("gateway", outbox)))
     directory = PrefixedDirectories({API_KEY_PREFIX: ApiKeyDirectory(key_store)}, outside)
     tokens = CallerTokens(keys)
     grants = RunGrants(keys, tokens, directory, PostgresRevocations(pool), lifetime=settings.grant_lifetime)
-    issuer_keys = IssuerKeys(key_fetcher(web, issuer=settings.oidc_issuer, jwks_url=settings.oidc_jwks_url))
     api_keys = ApiKeys(key_store, policies, settings.api_key_roles)
 
     async def database() -> None:
@@ -118,13 +121,26 @@ async def serve(settings: GatewaySettings) -> None:
 def _rules(settings: GatewaySettings) -> ClaimRules:
     return ClaimRules(
         issuer=settings.oidc_issuer,
-        audience=settings.oidc_audience,
+        audiences=settings.oidc_audience,
         clients=settings.oidc_azp,
         subject_claim=settings.oidc_subject_claim,
         tenant_claim=settings.oidc_tenant_claim,
         roles_claim=settings.oidc_roles_claim,
         groups_claim=settings.oidc_groups_claim,
+        client_claim=settings.oidc_client_claim,
     )
+
+
+def _trust(settings: GatewaySettings) -> ssl.SSLContext:
+    """Certificates that identity providers are known by: those that everybody trusts, or of one authority."""
+    try:
+        return (
+            ssl.create_default_context(cafile=settings.oidc_ca_file)
+            if settings.oidc_ca_file
+            else httpx.create_ssl_context()
+        )
+    except ssl.SSLError:
+        raise ValueError("SLIPWAY_GATEWAY_OIDC_CA_FILE holds no certificate in PEM") from None
 
 
 def _targets(settings: GatewaySettings) -> Targets:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
+
+from slipway_gateway.oidc.discovery import is_trustworthy
 
 Nonempty = Annotated[str, StringConstraints(min_length=1)]
 
@@ -29,13 +31,21 @@ class GatewaySettings(ServiceSettings):
 
     oidc_issuer: Nonempty = Field(description="exact `iss` of access tokens")
     oidc_jwks_url: str = Field("", description="where the issuer's keys are; empty: by its discovery document")
-    oidc_audience: Nonempty = Field("slipway", description="what `aud` must contain")
+    oidc_ca_file: Path | None = Field(None, description="PEM of the authority behind the provider's certificate")
+    oidc_audience: Annotated[frozenset[Nonempty], NoDecode] = Field(
+        frozenset({"slipway"}), min_length=1, description="what `aud` must contain; a JSON list: one of these"
+    )
     oidc_azp: frozenset[Nonempty] = Field(min_length=1, description="clients whose tokens are accepted")
     oidc_subject_claim: Nonempty = Field("sub", description="claim that names the caller for ever")
     oidc_tenant_claim: Nonempty = "tenant"
     oidc_roles_claim: Nonempty = "realm_access.roles"
     oidc_groups_claim: Nonempty = "groups"
-    directory_url: Nonempty = Field(description="where subjects are looked up: realm-file:///path")
+    oidc_client_claim: Nonempty = Field("azp", description="claim that names the client; Okta: cid")
+    directory_url: Nonempty = Field(
+        description="where subjects are looked up: realm-file:///path, keycloak+https://host/realms/REALM?client_id=…"
+    )
+    directory_secret: SecretStr = Field(SecretStr(""), description="secret of the directory's client")
+    directory_secret_file: Path | None = Field(None, description="the same in a file")
 
     signing_key_file: Path = Field(description="PEM of the key that signs internal tokens")
     service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret")
@@ -59,7 +69,24 @@ class GatewaySettings(ServiceSettings):
     max_stream: float = Field(3600, ge=10, description="longest event stream in seconds")
     heartbeat: float = Field(15, ge=0.1, le=60, description="longest silence of an event stream in seconds")
 
-    @field_validator("service_secrets_file")
+    @field_validator("oidc_audience", mode="before")
+    @classmethod
+    def _one_or_a_list(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.startswith("[") else [value]
+
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _is_https(cls, value: str) -> str:
+        if value and not is_trustworthy(value):
+            raise ValueError(
+                "must be an https URL: whoever stands between could hand out keys of their own (plain http is for "
+                "loopback addresses only)"
+            )
+        return value
+
+    @field_validator("service_secrets_file", "directory_secret_file", "oidc_ca_file")
     @classmethod
     def _is_a_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -71,6 +98,15 @@ class GatewaySettings(ServiceSettings):
         if bool(self.service_secrets.get_secret_value()) == (self.service_secrets_file is not None):
             raise ValueError("set either SERVICE_SECRETS or SERVICE_SECRETS_FILE")
         return self
+
+    def read_directory_secret(self) -> str:
+        """The secret of the directory's client. Raises ValueError with a sentence."""
+        secret = self.directory_secret.get_secret_value()
+        if self.directory_secret_file is not None:
+            secret = self.directory_secret_file.read_text().strip()
+        if not secret:
+            raise ValueError("set SLIPWAY_GATEWAY_DIRECTORY_SECRET or SLIPWAY_GATEWAY_DIRECTORY_SECRET_FILE")
+        return secret
 
     def read_service_secrets(self) -> dict[str, str]:
         """Service to secret. Raises ValueError with a sentence."""

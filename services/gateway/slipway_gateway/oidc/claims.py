@@ -34,12 +34,13 @@ class ClaimRules:
     """What is demanded of a token, and where its identity stands. Claim names may be paths: `realm_access.roles`."""
 
     issuer: str
-    audience: str
+    audiences: frozenset[str]
     clients: frozenset[str]
     subject_claim: str = "sub"
     tenant_claim: str = "tenant"
     roles_claim: str = "realm_access.roles"
     groups_claim: str = "groups"
+    client_claim: str = "azp"
 
 
 def principal_of(claims: Mapping[str, JsonValue], rules: ClaimRules, now: float) -> Principal:
@@ -48,12 +49,19 @@ def principal_of(claims: Mapping[str, JsonValue], rules: ClaimRules, now: float)
     `now` is in Unix seconds. Issuer, audience, client and time as in RFC 9068, 4; the payload's `typ` because Keycloak
     signs ID, refresh and logout tokens with the same key.
     """
-    if claims.get("iss") != rules.issuer:
-        raise TokenInvalid("the token was issued by somebody else (`iss`)")
-    if rules.audience not in _texts(claims.get("aud"), "aud"):
-        raise TokenInvalid(f"the token is not meant for {rules.audience!r} (`aud`)")
-    if claims.get("azp", claims.get("client_id")) not in rules.clients:
-        raise TokenInvalid("the token was issued to a client that is not allowed (`azp`)")
+    check_issuer(claims, rules)
+    if rules.audiences.isdisjoint(_texts(claims.get("aud"), "aud")):
+        raise TokenInvalid(
+            f"the token is not meant for {' or '.join(sorted(rules.audiences))!r} (`aud`): the identity provider has "
+            "to put this audience into access tokens (Keycloak: an audience mapper in a default scope of the client)"
+        )
+    # RFC 9068, 2.2 calls it `client_id`.
+    default = claims.get("client_id") if rules.client_claim == "azp" else None
+    if claims.get(rules.client_claim, default) not in rules.clients:
+        raise TokenInvalid(
+            f"the token was issued to a client that is not allowed (`{rules.client_claim}`): sign in through another "
+            "client, or have this one added to SLIPWAY_GATEWAY_OIDC_AZP"
+        )
     if claims.get("typ", "Bearer") != "Bearer":
         raise TokenInvalid("the token is no access token (`typ`)")
     expires = _check_times(claims, now)
@@ -62,7 +70,11 @@ def principal_of(claims: Mapping[str, JsonValue], rules: ClaimRules, now: float)
         raise TokenInvalid(f"the token names no acceptable subject (`{rules.subject_claim}`)")
     tenant = _lookup(claims, rules.tenant_claim)
     if not isinstance(tenant, str) or not is_tenant(tenant):
-        raise TenantMissing(f"{subject} belongs to no tenant (`{rules.tenant_claim}`)", field=rules.tenant_claim)
+        raise TenantMissing(
+            f"{subject} belongs to no tenant (`{rules.tenant_claim}`): the identity provider has to put the tenant's "
+            "name into access tokens (Keycloak: the user's attribute, and a mapper of it in a default scope)",
+            field=rules.tenant_claim,
+        )
     name = claims.get("preferred_username")
     token_id = claims.get("jti")
     return Principal(
@@ -79,6 +91,12 @@ def principal_of(claims: Mapping[str, JsonValue], rules: ClaimRules, now: float)
     )
 
 
+def check_issuer(claims: Mapping[str, JsonValue], rules: ClaimRules) -> None:
+    """Raises TokenInvalid for a token of another issuer."""
+    if claims.get("iss") != rules.issuer:
+        raise TokenInvalid(f"the token was issued by somebody else (`iss`): tokens of {rules.issuer} are accepted here")
+
+
 def _check_times(claims: Mapping[str, JsonValue], now: float) -> float:
     issued, expires = _time(claims, "iat"), _time(claims, "exp")
     if issued is None or expires is None:
@@ -86,8 +104,12 @@ def _check_times(claims: Mapping[str, JsonValue], now: float) -> float:
     if now >= expires + LEEWAY_SECONDS:
         raise TokenExpired("the token has expired (`exp`)")
     not_before = _time(claims, "nbf")
-    if max(issued, not_before or 0.0) > now + LEEWAY_SECONDS:
-        raise TokenInvalid("the token is not valid yet (`nbf`, `iat`)")
+    ahead = max(issued, not_before or 0.0) - now
+    if ahead > LEEWAY_SECONDS:
+        raise TokenInvalid(
+            f"the token is not valid yet, by {ahead:.0f} s (`nbf`, `iat`): the clocks of issuer and gateway differ, "
+            "set both by NTP"
+        )
     if expires - now > MAX_LIFETIME_SECONDS:
         raise TokenInvalid("the token lives too long (`exp`)")
     return expires

@@ -17,7 +17,10 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 def key_fetcher(
     client: httpx.AsyncClient, *, issuer: str, jwks_url: str = ""
 ) -> Callable[[], Awaitable[Mapping[str, VerificationKey]]]:
-    """A function that fetches the keys; it raises OSError or ValueError. No address is ever taken from a token."""
+    """A function that fetches the keys. No address is ever taken from a token.
+
+    It raises OSError for what may pass, ValueError for an answer that waiting does not mend.
+    """
 
     async def fetch() -> Mapping[str, VerificationKey]:
         address = jwks_url or await _discover(client, issuer)
@@ -31,21 +34,38 @@ def key_fetcher(
 
 async def _discover(client: httpx.AsyncClient, issuer: str) -> str:
     """OpenID Connect Discovery 1.0, 4: the document's `issuer` must be exactly the one asked for."""
-    document = await _get(client, issuer.rstrip("/") + "/.well-known/openid-configuration")
+    try:
+        document = await _get(client, issuer.rstrip("/") + "/.well-known/openid-configuration")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: is SLIPWAY_GATEWAY_OIDC_ISSUER the issuer's own URL (Keycloak: https://host/realms/REALM)?"
+        ) from None
     address = document.get("jwks_uri")
     if document.get("issuer") != issuer:
-        raise ValueError(f"the discovery document is that of {document.get('issuer')!r}, not of {issuer!r}")
+        raise ValueError(
+            f"the provider at {issuer} calls itself {document.get('issuer')!r}: set SLIPWAY_GATEWAY_OIDC_ISSUER to "
+            "exactly what stands as `iss` in its tokens, or correct the provider's host name"
+        )
     if not isinstance(address, str):
         raise ValueError("the discovery document has no `jwks_uri`")
     return address
 
 
+def is_trustworthy(url: str) -> bool:
+    """Whether an address can be asked for keys or people: https, or http on this very machine."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    )
+
+
 async def _get(client: httpx.AsyncClient, address: str) -> Mapping[str, JsonValue]:
-    parts = urlsplit(address)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    if not is_trustworthy(address):
         raise ValueError(f"{address} is not https")
     try:
         async with client.stream("GET", address, follow_redirects=False, timeout=5.0) as response:
+            if response.status_code == 429 or response.status_code >= 500:
+                raise OSError(f"{address} answered {response.status_code}")
             if response.status_code != 200:
                 raise ValueError(f"{address} answered {response.status_code}")
             body = bytearray()

@@ -11,8 +11,9 @@ from jwt.algorithms import Algorithm, get_default_algorithms
 from slipway_gateway.strict_json import JsonValue
 
 # Asymmetric only: with HS256 in the list, whoever knows the public key can sign.
-ALGORITHMS: Final = ("RS256", "PS256", "ES256")
-_FAMILY: Final = {"RSA": ("RS256", "PS256"), "EC": ("ES256",)}
+ALGORITHMS: Final = ("RS256", "PS256", "ES256", "EdDSA")
+_FAMILY: Final = {"RSA": ("RS256", "PS256"), "EC": ("ES256",), "OKP": ("EdDSA",)}
+_CURVES: Final = {"EC": "P-256", "OKP": "Ed25519"}
 MIN_RSA_BITS: Final = 2048
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ def _read(entry: dict[str, JsonValue]) -> VerificationKey | None:
     kind, key_id = entry.get("kty"), entry.get("kid")
     if not isinstance(key_id, str) or not key_id or entry.get("use", "sig") != "sig" or "d" in entry:
         return None
-    if kind == "EC" and entry.get("crv") != "P-256":
+    if kind in _CURVES and entry.get("crv") != _CURVES[str(kind)]:
         return None
     allowed = [name for name in _FAMILY.get(str(kind), ()) if entry.get("alg", name) == name]
     if not allowed:

@@ -59,6 +59,17 @@ class IssuerKeys:
             raise IdentityProviderUnavailable("the identity provider's keys cannot be fetched", retry_after=2)
         return self._keys.get(key_id)
 
+    async def load(self) -> None:
+        """The first fetch, at start; an issuer that is down is only logged, its keys are fetched when they are needed.
+
+        Raises ValueError for an answer that waiting does not mend: another realm, no keys, no https.
+        """
+        self._tried_at = self._clock()
+        try:
+            self._take(await self._fetch())
+        except OSError as error:
+            log.warning("oidc.keys_not_fetched", reason=str(error) or type(error).__name__)
+
     async def check(self) -> None:
         """Readiness: keys were fetched once. Raises IdentityProviderUnavailable."""
         if not self._keys and not await asyncio.shield(self._shared_refresh()):
@@ -83,7 +94,10 @@ class IssuerKeys:
         except (OSError, ValueError) as error:
             log.warning("oidc.keys_not_fetched", reason=str(error) or type(error).__name__)
             return False
+        self._take(keys)
+        return True
+
+    def _take(self, keys: Mapping[str, VerificationKey]) -> None:
         self._keys = keys
         self._loaded_at = self._clock()
         log.info("oidc.keys_fetched", count=len(keys))
-        return True

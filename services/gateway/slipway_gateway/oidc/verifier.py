@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Final
 
 from slipway_gateway.oidc import compact
-from slipway_gateway.oidc.claims import LEEWAY_SECONDS, ClaimRules, principal_of
+from slipway_gateway.oidc.claims import LEEWAY_SECONDS, ClaimRules, check_issuer, principal_of
 from slipway_gateway.oidc.compact import TokenInvalid
 from slipway_gateway.oidc.jwk import ALGORITHMS
 from slipway_gateway.oidc.key_set import IssuerKeys
@@ -40,6 +40,8 @@ class OidcVerifier:
         parts = compact.read(token)
         if parts.algorithm not in ALGORITHMS:
             raise TokenInvalid("the token's algorithm is not allowed (`alg`)")
+        # Before the key is looked for: tokens of other issuers cause no fetch, and learn why they are refused.
+        check_issuer(parts.claims, self._rules)
         key = await self._keys.find(parts.key_id)
         if key is None:
             raise TokenInvalid("the token was signed with a key that the issuer does not have (`kid`)")
