@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import aio_pika
 import pytest
+from redis.asyncio import Redis
 from slipway_chassis import telemetry
 from slipway_chassis.bus import DEAD_DELIVERIES, DEAD_REASON, MAX_BODY_BYTES, Message, MessageTooLarge
 from slipway_chassis.errors import NotFound
@@ -307,6 +309,32 @@ async def test_message_that_kills_its_consumers_ends_among_the_dead_letters(
     assert dead.headers[DEAD_REASON].startswith("CONSUMER_LOST")
     assert dead.headers[DEAD_DELIVERIES] == "1"
     assert inbox.seen == []
+
+
+async def publish_foreign(url: str, namespace: str) -> None:
+    """Puts something where messages are expected that no publisher of the bus has written."""
+    if url.startswith("redis"):
+        async with Redis.from_url(url) as client:
+            await client.xadd(f"{namespace}:{TOPIC}", {"greeting": "hello"})
+        return
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(f"{namespace}.{TOPIC}")
+        await exchange.publish(aio_pika.Message(b"hello"), "")
+
+
+async def test_what_no_publisher_of_the_bus_has_written_ends_among_the_dead_letters_and_stops_nobody(
+    bus, bus_url, namespace, consumers, eventually
+):
+    inbox = Inbox()
+    consumers.start(bus.consume(TOPIC, GROUP, inbox))
+    await eventually(lambda: groups_exist(bus, inbox))
+    await publish_foreign(bus_url, namespace)
+    await bus.publish(message(1))
+    (dead,) = await eventually(lambda: bus.dead_letters(TOPIC, GROUP, 10))
+    assert dead.headers[DEAD_REASON].startswith("MALFORMED")
+    await eventually(lambda: "m1" in inbox.ids)
+    assert set(inbox.ids) == {"mwarm-up", "m1"}
 
 
 async def test_stopping_consumer_lets_its_handler_finish_and_takes_no_more(new_bus, consumers, eventually):

@@ -20,9 +20,16 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 async def broker(bus_server) -> AsyncIterator[object]:
-    """The session's broker; a test that stops it need not start it again."""
+    """The session's broker; a test that stops it, or fills it up, need not bring it back."""
     yield bus_server
     await asyncio.to_thread(bus_server.start_if_stopped)
+
+
+@pytest.fixture
+async def full_broker(broker) -> AsyncIterator[object]:
+    """A broker that may be told to refuse what is published: its memory is used up."""
+    yield broker
+    await asyncio.to_thread(broker.take_writes)
 
 
 @pytest.fixture(params=["stopped", "killed"])
@@ -166,3 +173,39 @@ async def test_parked_retry_outlives_the_broker(new_bus, broker, namespace, cons
     await asyncio.to_thread(broker.stop, crash=True)
     await asyncio.to_thread(broker.start)
     await eventually(lambda: [deliveries for _, deliveries in inbox.seen][-1] >= 3, timeout=40)
+
+
+async def test_a_full_broker_refuses_in_time_keeps_consumers_going_and_takes_messages_again(
+    new_bus, full_broker, consumers, eventually
+):
+    bus = await new_bus()
+    may_finish, inbox = asyncio.Event(), Inbox()
+
+    async def handle(message: Message, deliveries: int) -> None:
+        await may_finish.wait()
+        await inbox(message, deliveries)
+
+    consumers.start(bus.consume(TOPIC, GROUP, handle, concurrency=2))
+    before = await publish(bus, range(20))
+    await asyncio.to_thread(full_broker.refuse_writes)
+    async with asyncio.timeout(40):
+        with pytest.raises(Unavailable):
+            await bus.publish(Message("refused", TOPIC, b"x" * 1024))
+        outcomes = await bus.publish_all([Message(f"refused-{number}", TOPIC, b"x") for number in range(3)])
+        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    # What was confirmed is handled and acknowledged meanwhile: otherwise no broker would ever get rid of it.
+    may_finish.set()
+    await eventually(lambda: set(before) <= set(inbox.ids), timeout=30)
+    await asyncio.to_thread(full_broker.take_writes)
+
+    async def published() -> bool:
+        try:
+            await bus.publish(Message("after", TOPIC, b""))
+        except Unavailable:
+            return False
+        return True
+
+    await eventually(published, timeout=30)
+    await eventually(lambda: "after" in inbox.ids, timeout=30)
+    # Acknowledged, too: nothing came twice.
+    assert sorted(name for name in inbox.ids if name in before) == sorted(before)

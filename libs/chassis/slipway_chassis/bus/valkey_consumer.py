@@ -23,6 +23,7 @@ from slipway_chassis.bus.handlers import HandlerPool, attempt
 from slipway_chassis.bus.message import CONSUMER_LOST, Message
 from slipway_chassis.bus.metrics import handled
 from slipway_chassis.bus.protocol import Handler
+from slipway_chassis.bus.together import Together
 from slipway_chassis.bus.valkey_entries import (
     Fields,
     MalformedEntry,
@@ -67,6 +68,7 @@ class StreamConsumer:
         self._concurrency = concurrency
         self._max_deliveries = max_deliveries
         self._pool = HandlerPool(concurrency)
+        self._acknowledgements = Together(self._member.acknowledge)
         self._held: dict[bytes, float] = {}  # entry -> when its lease was last renewed (monotonic seconds)
         self._room = asyncio.Event()
         self._due: list[float] = []  # when parked entries are due (monotonic seconds)
@@ -191,7 +193,7 @@ class StreamConsumer:
             await self._park(entry_id, retry_delay(deliveries))
 
     async def _acknowledge(self, entry_id: bytes) -> None:
-        await self._member.acknowledge(entry_id)
+        await self._acknowledgements.add(entry_id)
         self._acknowledged = True
 
     async def _give_up(self, entry_id: bytes, fields: Fields, reason: str, deliveries: int) -> None:

@@ -3,6 +3,7 @@
 redis-py can't tell decoded from raw answers; what it hands out is given its type here.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -65,9 +66,9 @@ class GroupMember:
         """Makes `entries` this consumer's, idle for `idle_ms`; does not count as a delivery."""
         await self._commands.xclaim(self._stream, self._group, self._name, 0, entries, idle=idle_ms, justid=True)
 
-    async def acknowledge(self, entry: bytes) -> None:
-        """The group is done with `entry`."""
-        await self._commands.xack(self._stream, self._group, entry)
+    async def acknowledge(self, entries: Sequence[bytes]) -> None:
+        """The group is done with `entries`."""
+        await self._commands.xack(self._stream, self._group, *entries)
 
     async def move(self, entry: bytes, fields: Fields, stream: str) -> None:
         """Appends `fields` to `stream` and acknowledges `entry`, both or neither."""

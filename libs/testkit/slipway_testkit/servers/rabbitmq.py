@@ -1,6 +1,8 @@
 """RabbitMQ from Debian, with a port mapper (epmd) of its own, so that nothing outlives the test session."""
 
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -48,6 +50,21 @@ class RabbitServer:
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
         self.process.stop(crash=crash)
+
+    def refuse_writes(self) -> None:
+        """Raises the broker's memory alarm: it reads no more from connections that publish."""
+        self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+
+    def take_writes(self) -> None:
+        """Ends the alarm; without one it does nothing."""
+        self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
+
+    def _evaluate(self, expression: str) -> None:
+        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", "eval", expression]
+        environment = {**os.environ, **self.process.env, "LANG": "C.UTF-8"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{expression}: {done.stdout}{done.stderr}")
 
 
 @contextmanager

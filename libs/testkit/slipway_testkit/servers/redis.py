@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis import Redis
+
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
 
 
@@ -40,6 +42,18 @@ class RedisServer:
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
         self.process.stop(crash=crash)
+
+    def refuse_writes(self) -> None:
+        """Leaves the server no memory: it refuses all that would take more."""
+        self._limit_memory("1")
+
+    def take_writes(self) -> None:
+        """Gives it memory again; if it had enough it does nothing."""
+        self._limit_memory("0")
+
+    def _limit_memory(self, limit: str) -> None:
+        with Redis.from_url(self.url) as client:
+            client.config_set("maxmemory", limit)
 
 
 @contextmanager
