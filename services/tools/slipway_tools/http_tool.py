@@ -14,13 +14,13 @@ from email.utils import parsedate_to_datetime
 import httpx
 from pydantic import SecretStr
 from slipway_chassis.ids import new_id
+from slipway_chassis.secret_file import SecretFile
 
 from slipway_tools import jsontext, schema
 from slipway_tools.address import AllowList, HostUnreachable, checked_addresses
 from slipway_tools.hiding import hide
 from slipway_tools.http_request import Parts, Target, build, endpoint
 from slipway_tools.result import ToolFailure, ToolResult
-from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import SECRET_PREFIX, Declaration, HttpCall
 
 ANSWER_LIMIT = 1 << 20

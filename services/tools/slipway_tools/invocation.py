@@ -13,6 +13,7 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.effects import EffectKeyLike, EffectLedger, EffectUncertain
 from slipway_chassis.errors import FailedPrecondition, SlipwayError
 from slipway_chassis.policy import PolicyDecision
+from slipway_chassis.secret_file import SecretUnavailable
 
 from slipway_tools import jsontext, python_tool, schema
 from slipway_tools.address import AddressNotAllowed
@@ -27,7 +28,6 @@ from slipway_tools.registry import Origin, Registry
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.sandbox.limits import Limits
 from slipway_tools.sandboxed_tool import PythonProvider, SandboxedTools
-from slipway_tools.secret_file import SecretUnavailable
 from slipway_tools.tool import Declaration, Tool
 
 ARGUMENTS_LIMIT = 256 * 1024

@@ -11,6 +11,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.secret_file import InvalidSecrets, SecretFile
 from slipway_chassis.settings import load_settings
 
 from slipway_tools import python_tool
@@ -31,7 +32,6 @@ from slipway_tools.reach import Reaches
 from slipway_tools.record import Recorder
 from slipway_tools.registry import Registry
 from slipway_tools.sandboxes import Sandboxes
-from slipway_tools.secret_file import InvalidSecrets, SecretFile
 from slipway_tools.servicer import ToolsServicer
 from slipway_tools.settings import ToolsSettings
 

@@ -6,10 +6,10 @@ import socket
 from typing import Any
 
 import pytest
+from slipway_chassis.secret_file import SecretFile
 from slipway_tools.address import AddressNotAllowed, AllowList, HostUnreachable, checked_addresses, is_public
 from slipway_tools.declare import declare
 from slipway_tools.http_tool import HttpCaller, HttpInvocation
-from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import HttpCall
 
 

@@ -12,10 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from slipway_chassis.secret_file import SecretFile
 from slipway_tools.address import AllowList
 from slipway_tools.declare import declare
 from slipway_tools.http_tool import HttpCaller, HttpInvocation
-from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import Declaration, HttpCall
 
 

@@ -18,13 +18,13 @@ import h11
 import httpx
 import structlog
 from pydantic import SecretStr
+from slipway_chassis.secret_file import SecretFile, SecretUnavailable
 
 from slipway_tools.address import AddressNotAllowed, AllowList, HostUnreachable, checked_addresses
 from slipway_tools.egress.authority import Authority
 from slipway_tools.egress.call import EgressCall
 from slipway_tools.egress.door import Door
 from slipway_tools.egress.rules import Rule, ToolRules, plain_path
-from slipway_tools.secret_file import SecretFile, SecretUnavailable
 
 log = structlog.get_logger(__name__)
 _SECONDS = 60.0

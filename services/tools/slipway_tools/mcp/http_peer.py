@@ -24,6 +24,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import TypeAdapter
 from slipway_chassis.caller import Caller
 from slipway_chassis.errors import SlipwayError
+from slipway_chassis.secret_file import SecretFile
 
 from slipway_tools.address import AllowList, HostUnreachable
 from slipway_tools.hiding import hide
@@ -31,7 +32,6 @@ from slipway_tools.mcp.connection import HttpEndpoint, McpServer
 from slipway_tools.mcp.definition import TOOLS_LIMIT, Definition
 from slipway_tools.mcp.guarded_http import Exceeded, GuardedTransport, client
 from slipway_tools.mcp.peer import Drifted, Offer, PeerFailed, PinnedCall, Reply, find_pinned
-from slipway_tools.secret_file import SecretFile
 from slipway_tools.tool import SECRET_PREFIX
 
 T = TypeVar("T")

@@ -1,12 +1,12 @@
-"""Secrets of tools: a YAML file of names and values, looked at again when it changes.
+"""Secrets by name: a YAML file of names and values, looked at again when it changes.
 
-    ledger-token: Bearer 3f…                # any tool of any tenant may refer to it
+    ledger-token: Bearer 3f…                # any tenant may refer to it, for any host
     crm-key:
       value: 9a…
-      tenants: [acme]                       # only tools of these tenants
-      hosts: [crm.example.com]              # and only in calls to these hosts
+      tenants: [acme]                       # only these tenants
+      hosts: [crm.example.com]              # and only for these hosts
 
-Values never leave this module but for the header of a call.
+Values leave this module only for what they are sent to.
 """
 
 import os
@@ -20,13 +20,14 @@ import structlog
 from pydantic import SecretStr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
 from slipway_chassis.errors import FailedPrecondition
 
 log = structlog.get_logger(__name__)
 
 
 class SecretUnavailable(FailedPrecondition):
-    """The tool refers to a secret that is not there, or not meant for this tenant or host."""
+    """Something refers to a secret that is not there, or not meant for this tenant or host."""
 
     reason = "SECRET_UNAVAILABLE"
 
@@ -44,7 +45,7 @@ class Secret:
     hosts: frozenset[str] = frozenset()
 
     def serves(self, tenant: str, host: str) -> bool:
-        """True when a tool of `tenant` may send it to `host`."""
+        """True when `tenant` may have it sent to `host`."""
         return (not self.tenants or tenant in self.tenants) and (not self.hosts or host in self.hosts)
 
 
@@ -62,7 +63,7 @@ class SecretFile:
         self._take_up_changes()
         secret = self._secrets.get(name)
         if secret is None or not secret.serves(tenant, host):
-            raise SecretUnavailable(f"no secret {name} for {host}: the platform team adds it to the tools service")
+            raise SecretUnavailable(f"no secret {name} for {host}: the platform team adds it")
         return secret.value
 
     def _take_up_changes(self) -> None:

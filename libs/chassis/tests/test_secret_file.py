@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from slipway_tools.secret_file import InvalidSecrets, SecretFile, SecretUnavailable, load
+from slipway_chassis.secret_file import InvalidSecrets, SecretFile, SecretUnavailable, load
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> Path:
