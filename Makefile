@@ -31,7 +31,7 @@ check: setup-dev ## Format, lint, types, import rules, contracts and stubs: quic
 fmt: setup-dev ## Format the code
 	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .
 
-servers: ## Install the real servers that tests use: RabbitMQ, Redis, PostgreSQL (Debian)
+servers: ## Install the real servers: PostgreSQL, Redis, RabbitMQ (Debian), Weaviate, versitygw, gVisor, Helm (Go), Keycloak (Maven)
 	@scripts/servers.sh
 
 soak: setup-dev ## Random programs and random kills for MINUTES=… (default 10)

@@ -1,45 +1,25 @@
-#!/bin/sh
-# Installs the real servers that tests use (RabbitMQ, Redis, PostgreSQL) from Debian. Tests start them by themselves, on
-# free ports and in temporary folders: no daemon is started here, and what is installed already stays as it is.
-set -eu
+#!/usr/bin/env bash
+# Installs the real servers that tests use and that `slipway up --servers` can run on: PostgreSQL, Redis and RabbitMQ from
+# Debian; Weaviate, versitygw, gVisor and Helm through Go; Keycloak through Maven. What is built here goes to the user's
+# cache folder, where the next checkout finds it, and is linked in .servers/. Nothing is started. What is there already
+# stays as it is. Exit status 1, with the reasons, when something could not be installed; all the rest then is.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-say() { printf 'servers: %s\n' "$*" >&2; }
+for part in common debian go keycloak; do
+  # shellcheck source=/dev/null
+  . "scripts/servers/$part.sh"
+done
 
-missing=
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
-command -v redis-server >/dev/null || missing="$missing redis-server"
-ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
-command -v setpriv >/dev/null || missing="$missing util-linux"
-if [ -z "$missing" ]; then
-  say "RabbitMQ, Redis and PostgreSQL are installed"
-  exit 0
-fi
+debian_servers
+go_servers
+keycloak_server
 
-command -v apt-get >/dev/null || {
-  say "missing:$missing. They are installed by apt-get here, which this system does not have."
-  say "Without them the tests that need them are skipped; everything else works."
+if ((${#missing[@]})); then
+  say "not everything is there:"
+  for sentence in "${missing[@]}"; do
+    say "- $sentence"
+  done
   exit 1
-}
-[ "$(id -u)" -eq 0 ] || {
-  say "missing:$missing. Ask the administrator of this machine for:"
-  say "  apt-get update && apt-get install --no-install-recommends$missing"
-  say "Without them the tests that need them are skipped; everything else works."
-  exit 1
-}
-
-# Debian's packages start their daemons unless a policy forbids it. A policy that is there is the administrator's.
-policy=/usr/sbin/policy-rc.d
-if ! [ -e "$policy" ]; then
-  trap 'rm -f "$policy"' EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
-  chmod 755 "$policy"
 fi
-
-say "installing$missing"
-export DEBIAN_FRONTEND=noninteractive
-apt-get -q -o Acquire::Retries=3 update >&2
-# shellcheck disable=SC2086 # a list of words
-apt-get -q -y -o Acquire::Retries=3 install --no-install-recommends $missing >&2
-say "installed$missing"
+say "all are installed (.servers/, and Debian's packages)"
