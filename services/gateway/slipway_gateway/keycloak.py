@@ -206,7 +206,8 @@ class KeycloakDirectory:
         if not found:
             raise DirectoryRefused(
                 f"SLIPWAY_GATEWAY_OIDC_ROLES_CLAIM names the client {self._source.roles_client!r}, which the "
-                "directory does not show: correct it, or give the service account the role `query-clients` of `realm-management`"
+                "directory does not show: correct it, or give the service account the role `query-clients` of "
+                "`realm-management`"
             )
         return quote(str(found[0]["id"]), safe="")
 

@@ -41,6 +41,7 @@ class _Client(_Export):
     directAccessGrantsEnabled: bool = False
     serviceAccountsEnabled: bool = False
     redirectUris: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = {}
     defaultClientScopes: tuple[str, ...] = ()
     protocolMappers: tuple[ProtocolMapper, ...] = ()
 
@@ -118,6 +119,7 @@ class RealmClient:
     standard_flow: bool
     direct_access: bool
     service_account: bool
+    device_flow: bool
     redirect_uris: tuple[str, ...]
     mappers: tuple[ProtocolMapper, ...]
 
@@ -193,6 +195,7 @@ def _client(client: _Client, scopes: Mapping[str, tuple[ProtocolMapper, ...]]) -
         standard_flow=client.standardFlowEnabled,
         direct_access=client.directAccessGrantsEnabled,
         service_account=client.serviceAccountsEnabled,
+        device_flow=client.attributes.get("oauth2.device.authorization.grant.enabled") == "true",
         redirect_uris=client.redirectUris,
         mappers=(*inherited, *client.protocolMappers),
     )

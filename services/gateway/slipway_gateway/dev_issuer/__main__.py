@@ -9,7 +9,7 @@ from slipway_chassis.service import run
 from slipway_chassis.settings import load_settings
 
 from slipway_gateway.dev_issuer.app import DevIssuer
-from slipway_gateway.dev_issuer.keys import open_key
+from slipway_gateway.dev_issuer.keys import SigningKeys
 from slipway_gateway.dev_issuer.settings import DevIssuerSettings
 from slipway_gateway.http.server import HttpServer, listen
 from slipway_gateway.realm import RealmFile
@@ -22,13 +22,13 @@ def main() -> int:
     try:
         listener = listen(settings.listen)
         realm = RealmFile(settings.realm_file)
-        key = open_key(settings.key_dir)
+        keys = SigningKeys(settings.key_dir)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"slipway dev-issuer: {error}\n")
         return 2
     host = settings.listen.rpartition(":")[0]
     issuer = f"http://{host}:{listener.getsockname()[1]}/realms/{realm.current().name}"
-    run(_serve(HttpServer(DevIssuer(realm, key, issuer).app(), listener, grace=2, stopping=asyncio.Event())))
+    run(_serve(HttpServer(DevIssuer(realm, keys, issuer).app(), listener, grace=2, stopping=asyncio.Event())))
     return 0
 
 

@@ -80,6 +80,14 @@ def by_client_credentials(realm: Realm, client: RealmClient) -> RealmUser:
     return user
 
 
+def enabled_user(realm: Realm, username: str) -> RealmUser:
+    """The user of a sign-in that goes on, as the realm says now."""
+    user = realm.user_by_name(username)
+    if user is None or not user.enabled:
+        raise GrantRefused("invalid_grant", "the account is disabled")
+    return user
+
+
 class Codes:
     """Authorization codes in memory: each is good once, for a minute."""
 
@@ -106,10 +114,7 @@ class Codes:
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         if not _same(code.request.challenge, challenge) or code.request.redirect_uri != redirect_uri:
             raise GrantRefused("invalid_grant", "the code verifier or the redirect URI is wrong")
-        user = realm.user_by_name(code.username)
-        if user is None or not user.enabled:
-            raise GrantRefused("invalid_grant", "the account is disabled")
-        return user, code.request.nonce
+        return enabled_user(realm, code.username), code.request.nonce
 
 
 def sign_in_request(realm: Realm, query: dict[str, str]) -> SignIn:

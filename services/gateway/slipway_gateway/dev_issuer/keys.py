@@ -1,4 +1,4 @@
-"""The issuer's RSA key."""
+"""The issuer's RSA keys: one signs, all are published."""
 
 import base64
 import hashlib
@@ -32,8 +32,42 @@ class IssuerKey:
         return self.jwk["kid"]
 
 
+class SigningKeys:
+    """The keys of a folder, read again when it changes: `issuer.pem` signs, every other `*.pem` is only published."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stamp = 0
+        self._signing = open_key(directory)
+        self._published: tuple[IssuerKey, ...] = ()
+
+    def signing_key(self) -> IssuerKey:
+        """The key that signs now."""
+        self._read_again()
+        return self._signing
+
+    def published(self) -> tuple[IssuerKey, ...]:
+        """All keys whose signatures hold."""
+        self._read_again()
+        return self._published
+
+    def rotate(self) -> None:
+        """A new key signs; the one before stays published until its file is removed."""
+        old = open_key(self._directory)
+        (self._directory / KEY_NAME).rename(self._directory / f"{old.key_id}.pem")
+        open_key(self._directory)
+
+    def _read_again(self) -> None:
+        stamp = self._directory.stat().st_mtime_ns
+        if stamp == self._stamp and (self._directory / KEY_NAME).exists():
+            return
+        self._signing = open_key(self._directory)
+        self._published = tuple(_read(file) for file in sorted(self._directory.glob("*.pem")))
+        self._stamp = stamp
+
+
 def open_key(directory: Path) -> IssuerKey:
-    """Reads the key, or makes it. Raises OSError, ValueError."""
+    """Reads the key that signs, or makes it. Raises OSError, ValueError."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = directory / KEY_NAME
     if not file.exists():
@@ -43,6 +77,10 @@ def open_key(directory: Path) -> IssuerKey:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(pem)
         new.replace(file)
+    return _read(file)
+
+
+def _read(file: Path) -> IssuerKey:
     private = load_pem_private_key(file.read_bytes(), password=None)
     if not isinstance(private, RSAPrivateKey):
         raise ValueError(f"{file} is not an RSA key")

@@ -6,15 +6,15 @@ from typing import Any
 
 import jwt
 
-from slipway_gateway.dev_issuer.keys import IssuerKey
+from slipway_gateway.dev_issuer.keys import SigningKeys
 from slipway_gateway.realm import RealmClient, RealmUser
 
 
 class TokenMaker:
     """Signs access and ID tokens of one issuer (RS256)."""
 
-    def __init__(self, key: IssuerKey, issuer: str) -> None:
-        self._key = key
+    def __init__(self, keys: SigningKeys, issuer: str) -> None:
+        self._keys = keys
         self._issuer = issuer
 
     def access_token(self, user: RealmUser, client: RealmClient, lifespan: int) -> str:
@@ -49,7 +49,8 @@ class TokenMaker:
         return claims | {claim: value for claim, value in optional.items() if value}
 
     def _sign(self, claims: dict[str, Any]) -> str:
-        return jwt.encode(claims, self._key.private, algorithm="RS256", headers={"kid": self._key.key_id})
+        key = self._keys.signing_key()
+        return jwt.encode(claims, key.private, algorithm="RS256", headers={"kid": key.key_id})
 
 
 def _apply(kind: str, config: Any, claims: dict[str, Any], user: RealmUser) -> None:
