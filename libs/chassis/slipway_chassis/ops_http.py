@@ -13,14 +13,15 @@ _MAX_HEAD = 8192  # bytes
 _TIMEOUT = 5.0  # seconds that a request head may take
 
 Missing = Callable[[], Mapping[str, str]]
-"""What the process waits for to be ready: name of the check and what it said. Empty: ready."""
+"""What the process misses: name of the check and what it said. Empty: nothing."""
 
 
 class OpsServer:
-    """Serves the operations port until closed."""
+    """Serves the operations port until closed. /readyz is 503 while something is `missing`, and names both."""
 
-    def __init__(self, missing: Missing) -> None:
+    def __init__(self, missing: Missing, degraded: Missing) -> None:
         self._missing = missing
+        self._degraded = degraded
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -61,9 +62,10 @@ class OpsServer:
             case "/livez":
                 return "200 OK", "application/json", b'{"status":"ok"}\n'
             case "/readyz":
-                missing = dict(self._missing())
+                missing, degraded = dict(self._missing()), dict(self._degraded())
                 status = "503 Service Unavailable" if missing else "200 OK"
-                body = {"status": "not ready" if missing else "ok", "missing": missing}
+                word = "not ready" if missing else "degraded" if degraded else "ok"
+                body = {"status": word, "missing": missing, "degraded": degraded}
                 return status, "application/json", json.dumps(body).encode() + b"\n"
             case _:
                 return "404 Not Found", "text/plain", b"not found\n"

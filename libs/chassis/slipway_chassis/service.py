@@ -19,6 +19,7 @@ from slipway_chassis.interceptors import ServerInterceptor
 from slipway_chassis.link_server import LinkServer
 from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.settings import CoreSettings
 from slipway_chassis.tokens import CallerTokenVerifier
 
@@ -31,7 +32,6 @@ _restarts = Counter(
 )
 
 Background = Callable[[], Awaitable[None]]
-Check = Callable[[], Awaitable[None]]
 Register = Callable[[grpc.aio.Server], Sequence[str]]
 
 _SERVER_OPTIONS: list[tuple[str, Any]] = [
@@ -48,7 +48,6 @@ _SERVER_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_connection_age_ms", 600_000),
 ]
 _CHECK_EVERY = 5.0  # seconds between readiness checks
-_CHECK_TIMEOUT = 3.0
 _COLLECT_AFTER = 10_000  # objects, net of those freed, before the garbage collector looks at the young ones
 _CANCEL_AGAIN = 6.0  # seconds; longer than a worker takes to hand its runs over
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 30.0
@@ -61,19 +60,19 @@ async def run_service(
     *,
     servicers: Register,
     background: Mapping[str, Background] | None = None,
-    readiness: Mapping[str, Check] | None = None,
+    readiness: Readiness,
     public_methods: frozenset[str] = frozenset(),
     on_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     ``servicers`` adds its servicers to the server and answers with their full names. ``background`` coroutines run
-    beside it: one that fails is logged, counted and started again with back-off. ``readiness`` checks raise while
-    something is missing; health and /readyz follow them. ``public_methods`` need no caller token. ``on_stop`` is last.
+    beside it: one that fails is logged, counted and started again with back-off. Health and /readyz follow
+    ``readiness``. ``public_methods`` need no caller token. ``on_stop`` is last.
 
-    Logs ``service.started`` with the bound ports, then ``service.ready`` when all checks first pass. At the signal:
-    health says NOT_SERVING, new calls are refused, calls in flight get ``shutdown_grace`` seconds, background tasks are
-    cancelled. Raises OSError if an address cannot be bound.
+    Logs ``service.started`` with the bound ports, then ``service.ready`` when nothing that is needed is missing for the
+    first time. At the signal: health says NOT_SERVING, new calls are refused, calls in flight get ``shutdown_grace``
+    seconds, background tasks are cancelled. Raises OSError if an address cannot be bound.
     """
     telemetry.setup(name, settings.otlp_endpoint, settings.log_level)
     stopping = asyncio.Event()
@@ -85,11 +84,11 @@ async def run_service(
     interceptor = ServerInterceptor(verifier, public_methods)
     server = grpc.aio.server(interceptors=[interceptor], options=_SERVER_OPTIONS)
     links = LinkServer(interceptor.unary)
-    health = _Health(servicers(links.serving(server)), readiness or {})
+    health = _Health(servicers(links.serving(server)), readiness)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     ports = {"grpc": _bind(server, settings.grpc_listen)}
     ports["links"] = await links.start(settings.link_listen)
-    ops = OpsServer(lambda: health.missing)
+    ops = OpsServer(lambda: health.missing, lambda: readiness.degraded)
     ops_host, _, ops_port = settings.metrics_listen.rpartition(":")
     ports["metrics"] = await ops.start(ops_host.strip("[]"), int(ops_port))
     await server.start()
@@ -163,24 +162,27 @@ async def _keep_running(name: str, run: Background) -> None:
 
 
 class _Health:
-    """Runs the readiness checks and tells the gRPC health service."""
+    """Has the readiness looked at again and again, and tells the gRPC health service."""
 
-    def __init__(self, services: Sequence[str], checks: Mapping[str, Check]) -> None:
+    def __init__(self, services: Sequence[str], readiness: Readiness) -> None:
         self.servicer = health_aio.HealthServicer()
-        self.missing: dict[str, str] = dict.fromkeys(checks, "not checked yet") or {"service": "starting"}
         self._services = ("", *services)
-        self._checks = checks
+        self._readiness = readiness
         self._serving: bool | None = None
+        self._instead: dict[str, str] = {"service": "starting"}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why the process is not ready, by name; empty: it is."""
+        return self._instead or self._readiness.missing
 
     async def watch(self, on_ready: Callable[[], None]) -> None:
-        """Check for ever; calls ``on_ready`` when all checks first pass."""
+        """Look for ever; calls ``on_ready`` when nothing is missing for the first time."""
         announced = False
         while True:
-            answers = await asyncio.gather(*(self._check(check) for check in self._checks.values()))
-            missing = {name: answer for name, answer in zip(self._checks, answers, strict=True) if answer}
-            if missing != self.missing and missing:
-                _log.warning("service.not_ready", missing=missing)
-            self.missing = missing
+            await self._readiness.look()
+            self._instead = {}
+            missing = self._readiness.missing
             await self._tell(not missing)
             if not missing and not announced:
                 announced = True
@@ -190,20 +192,8 @@ class _Health:
 
     async def stop(self) -> None:
         """Say NOT_SERVING from now on."""
-        self.missing = {"service": "stopping"}
+        self._instead = {"service": "stopping"}
         await self.servicer.enter_graceful_shutdown()
-
-    @staticmethod
-    async def _check(check: Check) -> str:
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT):
-                await check()
-        except TimeoutError:
-            return f"no answer in {_CHECK_TIMEOUT:g} s"
-        except Exception as error:  # noqa: BLE001 - any failure means that it is missing
-            # Only the type: what an error says may name addresses and users.
-            return type(error).__name__
-        return ""
 
     async def _tell(self, serving: bool) -> None:
         if serving == self._serving:

@@ -10,14 +10,19 @@ from slipway_chassis.ops_http import OpsServer
 
 
 @pytest.fixture
-async def port(missing: dict[str, str]) -> AsyncIterator[int]:
-    server = OpsServer(lambda: missing)
+async def port(missing: dict[str, str], degraded: dict[str, str]) -> AsyncIterator[int]:
+    server = OpsServer(lambda: missing, lambda: degraded)
     yield await server.start("127.0.0.1", 0)
     await server.close()
 
 
 @pytest.fixture
 def missing() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def degraded() -> dict[str, str]:
     return {}
 
 
@@ -30,13 +35,17 @@ async def exchange(port: int, sent: bytes) -> bytes:
     return answer
 
 
-async def test_readyz_names_what_is_missing(port: int, missing: dict[str, str]) -> None:
+async def test_readyz_names_what_is_missing(port: int, missing: dict[str, str], degraded: dict[str, str]) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        assert (await client.get("/readyz")).json() == {"status": "ok", "missing": {}}
-        missing["bus"] = "Unavailable"
+        assert (await client.get("/readyz")).json() == {"status": "ok", "missing": {}, "degraded": {}}
+        degraded["bus"] = "Unavailable"
+        answer = await client.get("/readyz")
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "degraded", "missing": {}, "degraded": {"bus": "Unavailable"}}
+        missing["postgres"] = "ConnectionRefusedError"
         answer = await client.get("/readyz?verbose=1")
         assert answer.status_code == 503
-        assert answer.json()["missing"] == {"bus": "Unavailable"}
+        assert answer.json()["missing"] == {"postgres": "ConnectionRefusedError"}
         # Others' health is no reason to be killed.
         assert (await client.get("/livez")).status_code == 200
 

@@ -77,6 +77,7 @@ async def small(tmp_path: Path, signing: SigningAuthority, data_key: str) -> Asy
 
 
 async def test_it_reports_ready_to_http_and_grpc_when_every_check_passes(small: Small) -> None:
+    (small.folder / "cache-is-away").touch()
     started = await small.logged("service.started")
     health = health_pb2_grpc.HealthStub(channel := connect(f"127.0.0.1:{started['grpc']}"))
     request = health_pb2.HealthCheckRequest(service="slipway.audit.v1.AuditService")
@@ -84,14 +85,24 @@ async def test_it_reports_ready_to_http_and_grpc_when_every_check_passes(small: 
         await small.logged("service.not_ready")
         not_ready = await ops.get("/readyz")
         assert not_ready.status_code == 503
-        assert not_ready.json() == {"status": "not ready", "missing": {"store": "FileNotFoundError"}}
+        assert not_ready.json() == {
+            "status": "not ready",
+            "missing": {"store": "FileNotFoundError"},
+            "degraded": {"cache": "ConnectionError"},
+        }
         assert (await ops.get("/livez")).status_code == 200
         # Probes bring neither a token nor a deadline.
         assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         (small.folder / "ready").touch()
         ready = await small.logged("service.ready")
         assert (ready["grpc"], ready["metrics"]) == (started["grpc"], started["metrics"])
-        assert (await ops.get("/readyz")).json() == {"status": "ok", "missing": {}}
+        # What is only watched is named, and keeps nobody from being ready.
+        degraded = await ops.get("/readyz")
+        assert degraded.status_code == 200
+        assert degraded.json() == {"status": "degraded", "missing": {}, "degraded": {"cache": "ConnectionError"}}
+        metrics = (await ops.get("/metrics")).text
+        assert 'slipway_dependency_up{dependency="store"} 1.0' in metrics
+        assert 'slipway_dependency_up{dependency="cache"} 0.0' in metrics
         for service in ("", "slipway.audit.v1.AuditService"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING

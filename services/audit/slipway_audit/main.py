@@ -12,6 +12,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -77,7 +78,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
             "checkpoints": checkpointer.run,
             "outbox-relay": outbox.relay,
         },
-        readiness={"postgres": database_answers, "bus": bus.ping},
+        readiness=Readiness({"postgres": database_answers}, {"bus": bus.ping}),
         on_stop=stop,
     )
 

@@ -17,6 +17,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 
@@ -69,10 +70,17 @@ async def serve(settings: GatewaySettings) -> None:
     grants = RunGrants(keys, tokens, directory, PostgresRevocations(pool), lifetime=settings.grant_lifetime)
     api_keys = ApiKeys(key_store, policies, settings.api_key_roles)
 
-    async def database() -> None:
+    async def database_answers() -> None:
         await pool.fetchval("SELECT 1")
 
-    readiness = {"database": database, "identity-provider": issuer_keys.check}
+    async def redis_answers() -> None:
+        await redis.execute_command("PING")
+
+    peers = Peers(_targets(settings))
+    readiness = Readiness(
+        {"postgres": database_answers, "identity-provider": issuer_keys.check},
+        {"redis": redis_answers, "bus": bus.ping, **peers.checks()},
+    )
     gateway = Gateway(
         authenticator=Authenticator(OidcVerifier(issuer_keys, _rules(settings)), api_keys),
         api_keys=api_keys,
@@ -80,7 +88,7 @@ async def serve(settings: GatewaySettings) -> None:
         grants=grants,
         directory=directory,
         limiter=RedisRateLimiter(redis, RatePolicy(settings.rate_per_minute, settings.rate_burst)),
-        peers=Peers(_targets(settings)),
+        peers=peers,
         limits=HttpLimits(
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,

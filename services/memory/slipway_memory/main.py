@@ -16,6 +16,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_chassis.tokens import ServiceTokenSource
@@ -97,6 +98,9 @@ async def serve(settings: MemorySettings) -> None:
     async def prune() -> None:
         await retention.sweep(pool)
 
+    async def redis_answers() -> None:
+        await redis.execute_command("PING")
+
     async def database_answers() -> None:
         await pool.execute("SELECT 1")
 
@@ -113,8 +117,10 @@ async def serve(settings: MemorySettings) -> None:
         settings,
         servicers=servicers,
         background={"outbox-relay": outbox.relay, "indexer": consume, "sweeper": sweeper.run, "retention": prune},
-        # Redis is not among them: without it sessions answer UNAVAILABLE, and everything else goes on.
-        readiness={"postgres": database_answers, "objects": objects.check},
+        # Without Redis sessions answer UNAVAILABLE, without the bus documents wait to be indexed: all else goes on.
+        readiness=Readiness(
+            {"postgres": database_answers, "objects": objects.check}, {"redis": redis_answers, "bus": bus.ping}
+        ),
         on_stop=stop,
     )
 

@@ -18,6 +18,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool, transaction
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -169,7 +170,7 @@ async def serve_api(settings: OrchestratorSettings) -> None:
             "retention": partial(sweep, parts.pool),
             "run-retention": Retention(parts.pool, settings.retention_days).run,
         },
-        readiness={"database": parts.database_answers},
+        readiness=Readiness({"postgres": parts.database_answers}, {"bus": parts.bus.ping}),
         on_stop=stop,
     )
 
@@ -249,7 +250,7 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
             "schedule-grants": scheduler.renew,
             "outbox": parts.outbox.relay,
         },
-        readiness={"database": parts.database_answers},
+        readiness=Readiness({"postgres": parts.database_answers}, {"bus": parts.bus.ping}),
         on_stop=stop,
     )
 

@@ -15,6 +15,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -107,6 +108,9 @@ async def serve(settings: RouterSettings) -> None:
         router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
 
+    async def redis_answers() -> None:
+        await redis.execute_command("PING")
+
     async def database_answers() -> None:
         await database.execute("SELECT 1")
 
@@ -133,7 +137,9 @@ async def serve(settings: RouterSettings) -> None:
             "performance-exchange": PerformanceExchange(redis, measurements).run,
             "retention": partial(sweep, database),
         },
-        readiness={"postgres": database_answers, "bus": bus.ping, "litellm": bridge.ready},
+        readiness=Readiness(
+            {"postgres": database_answers, "litellm": bridge.ready}, {"redis": redis_answers, "bus": bus.ping}
+        ),
         on_stop=stop,
     )
 

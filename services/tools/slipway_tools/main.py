@@ -11,6 +11,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.secret_file import InvalidSecrets, SecretFile
 from slipway_chassis.settings import load_settings
 
@@ -113,7 +114,7 @@ async def serve(settings: ToolsSettings) -> None:
             "outbox": outbox.relay,
             "retention": sweep,
         },
-        readiness={"database": database, "bus": bus.ping, "sandbox": sandboxes.check},
+        readiness=Readiness({"postgres": database, "sandbox": sandboxes.check}, {"bus": bus.ping}),
         on_stop=stop,
     )
 

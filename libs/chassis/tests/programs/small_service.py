@@ -10,6 +10,7 @@ import grpc
 from pydantic_settings import SettingsConfigDict
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
 from slipway_chassis.logs import get_logger
+from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import CoreSettings, load_settings
 
@@ -48,6 +49,10 @@ async def main() -> None:
         if not (settings.folder / "ready").exists():
             raise FileNotFoundError("ready")
 
+    async def cached() -> None:
+        if (settings.folder / "cache-is-away").exists():
+            raise ConnectionError("cache")
+
     async def flaky() -> None:
         runs = settings.folder / "runs"
         runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
@@ -62,7 +67,12 @@ async def main() -> None:
         (settings.folder / "stopped").touch()
 
     await run_service(
-        "small", settings, servicers=servicers, background={"flaky": flaky}, readiness={"store": ready}, on_stop=on_stop
+        "small",
+        settings,
+        servicers=servicers,
+        background={"flaky": flaky},
+        readiness=Readiness({"store": ready}, {"cache": cached}),
+        on_stop=on_stop,
     )
 
 

@@ -1,11 +1,14 @@
 """Calls of the services behind the gateway, for one verified caller."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from slipway.agents.v1.agents_pb2_grpc import AgentsServiceStub
 from slipway.audit.v1.audit_pb2_grpc import AuditServiceStub
 from slipway.memory.v1.memory_pb2_grpc import FilesServiceStub, KnowledgeServiceStub, SessionsServiceStub
@@ -63,7 +66,13 @@ class Peers:
             channel.connect(targets.tools),
             channel.connect(targets.audit),
         )
-        self._channels: list[grpc.aio.Channel] = [router, orchestrator, memory, tools, audit]
+        self._channels: dict[str, grpc.aio.Channel] = {
+            "router": router,
+            "orchestrator": orchestrator,
+            "memory": memory,
+            "tools": tools,
+            "audit": audit,
+        }
         self.router = RouterServiceStub(router)
         self.agents = AgentsServiceStub(orchestrator)
         self.runs = RunsServiceStub(orchestrator)
@@ -74,9 +83,30 @@ class Peers:
         self.tools = ToolsServiceStub(tools)
         self.audit = AuditServiceStub(audit)
 
+    def checks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """By name of the service: raises while it does not answer, or says that it is not ready."""
+        return {name: partial(_is_serving, HealthStub(one)) for name, one in self._channels.items()}
+
     async def close(self) -> None:
         """Closes all connections."""
-        await asyncio.gather(*(one.close() for one in self._channels))
+        await asyncio.gather(*(one.close() for one in self._channels.values()))
+
+
+class NotReady(Exception):
+    """The service answers that it is not ready."""
+
+
+class NoAnswer(Exception):
+    """The service does not answer."""
+
+
+async def _is_serving(health: Any) -> None:
+    try:
+        answer = await health.Check(HealthCheckRequest())
+    except grpc.aio.AioRpcError as error:
+        raise NoAnswer from error
+    if answer.status != HealthCheckResponse.SERVING:
+        raise NotReady
 
 
 class Calls:

@@ -1,8 +1,9 @@
 """What the routes work with, made once by `main.py`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+
+from slipway_chassis.readiness import Readiness
 
 from slipway_gateway.api_keys import ApiKeys
 from slipway_gateway.authentication import Authenticator
@@ -37,7 +38,7 @@ class Gateway:
     peers: Peers
     limits: HttpLimits
     allowed_hosts: frozenset[str]
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Readiness
     issuer: str
     """Of access tokens: where an MCP client gets them."""
     public_url: str = ""

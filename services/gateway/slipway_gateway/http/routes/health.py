@@ -1,17 +1,13 @@
 """Health, the API reference, and a page of links."""
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from slipway_gateway.http import reference
-from slipway_gateway.http.gateway import Gateway
 from slipway_gateway.http.route import GatewayDep
 
 router = APIRouter(tags=["health"])
-CHECK_SECONDS = 3.0
 
 _INDEX = """<!doctype html>
 <html lang="en">
@@ -29,10 +25,11 @@ _INDEX = """<!doctype html>
 
 
 class Health(BaseModel):
-    """Whether the gateway is up, and what it waits for."""
+    """Whether the gateway is up, what it waits for, and what is away without which it does less."""
 
     status: str
     missing: dict[str, str] = {}
+    degraded: dict[str, str] = {}
 
 
 @router.get("/livez", summary="Is the process alive")
@@ -43,27 +40,17 @@ async def livez() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Names what is missing."}}, summary="Ready?")
 async def readyz(request: Request, gateway: GatewayDep) -> JSONResponse:
-    """Ready to take requests, or what is missing."""
+    """Ready to take requests, or what is missing.
+
+    Other services and servers without which a part of the API answers 503 are in `degraded`, as found within the last
+    seconds; they leave the gateway ready.
+    """
     del request
     if gateway.stopping.is_set():
         return JSONResponse(Health(status="not ready", missing={"service": "stopping"}).model_dump(), 503)
-    names = list(gateway.readiness)
-    answers = await asyncio.gather(*(_check(gateway, name) for name in names))
-    missing = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
-    health = Health(status="not ready" if missing else "ok", missing=missing)
-    return JSONResponse(health.model_dump(), 503 if missing else 200)
-
-
-async def _check(gateway: Gateway, name: str) -> str:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await gateway.readiness[name]()
-    except TimeoutError:
-        return f"no answer in {CHECK_SECONDS:g} s"
-    except Exception as error:  # noqa: BLE001 - any failure means that it is missing
-        # Only the type: what an error says may name addresses.
-        return type(error).__name__
-    return ""
+    missing, degraded = await gateway.readiness.missing_now(), gateway.readiness.degraded
+    status = "not ready" if missing else "degraded" if degraded else "ok"
+    return JSONResponse(Health(status=status, missing=missing, degraded=degraded).model_dump(), 503 if missing else 200)
 
 
 @router.get("/docs", include_in_schema=False)
