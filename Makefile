@@ -5,10 +5,10 @@ VENV := .venv/bin
 # More for `slipway up`, e.g. make up UP_FLAGS="--port 9090"
 UP_FLAGS ?=
 
-.PHONY: help run up test check fmt servers bench soak proto lock clean setup setup-dev
+.PHONY: help run up test check fmt servers bench soak proto lock images images-test lock-images clean setup setup-dev
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
 
 setup:
 	@scripts/setup.sh run
@@ -46,6 +46,15 @@ proto: setup-dev ## Generate the gRPC stubs from proto/
 lock: setup-dev ## Lock the requirements anew, with hashes
 	@scripts/lock.sh
 
+images: setup-dev ## Build the images with docker and print their sizes (IMAGES="audit cli" TAG=… BASE=…|debian)
+	@scripts/images.sh $(IMAGES)
+
+images-test: setup-dev ## Take the tour through the images of TAG (built by make images)
+	@SLIPWAY_TEST_IMAGES=1 $(VENV)/python -m pytest -s tests/images
+
+lock-images: setup-dev ## Lock anew what each image installs, by requirements.txt
+	@$(VENV)/python scripts/service_locks.py
+
 clean: ## Remove the virtual environment, caches and the local stack's data
-	rm -rf .venv .venv-litellm .slipway .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-litellm .slipway dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -37,6 +37,7 @@ check lint $bin/ruff check .
 check types $bin/basedpyright --level error
 check imports $bin/lint-imports
 check dependencies $bin/python scripts/dependencies.py
+check image-locks $bin/python scripts/service_locks.py --check
 check proto-lint $bin/buf lint
 check proto-breaking contracts_do_not_break
 check stubs stubs_are_fresh

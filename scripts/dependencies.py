@@ -72,7 +72,9 @@ def main() -> int:
     folders: dict[str, Path] = {}
     for file in projects:
         project = tomllib.loads(file.read_text())["project"]
-        declared[project["name"]] = {normal(one) for one in project.get("dependencies", [])}
+        optional = project.get("optional-dependencies", {}).values()
+        named = [*project.get("dependencies", []), *(one for group in optional for one in group)]
+        declared[project["name"]] = {normal(one) for one in named}
         (folders[project["name"]],) = (one for one in file.parent.glob("slipway*") if one.is_dir())
     owner = {folder.name: name for name, folder in folders.items()}
     wrong: list[str] = []

