@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,20 +26,14 @@ SIZE = PoolSize(slots=2, warm=2, sessions=SessionLimits(4, 3, 60.0, 3600.0))
 KEY = SessionKey("acme", "alice", "run_1", "work")
 
 
-def runsc() -> str | None:
-    built = Path.home() / "go/bin/runsc"
-    return shutil.which("runsc") or (str(built) if os.access(built, os.X_OK) else None)
-
-
 @pytest.fixture(scope="module", params=["nsjail", "runsc"])
-def choice(request: pytest.FixtureRequest) -> Iterator[SandboxChoice]:
+def choice(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> Iterator[SandboxChoice]:
     """The kind of sandbox: the suite runs against each."""
     kind = request.param
     if kind == "runsc":
-        binary = runsc()
-        if binary is None or os.geteuid() != 0:
-            pytest.skip("gVisor's runsc is not installed, or this is not root")
-        kind = f"runsc:{binary}"
+        if os.geteuid() != 0:
+            pytest.skip("gVisor's sandbox needs root")
+        kind = f"runsc:{installed_program('runsc')}"
     state = Path(tempfile.mkdtemp(prefix="sandbox-contract-", dir="/tmp"))
     state.chmod(0o755)
     names = tuple(name for name in runtimes.installed() if name in ("python", "shell"))

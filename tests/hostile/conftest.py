@@ -21,13 +21,6 @@ from hostile_testing.service import Client, Files, Service
 Start = Callable[..., Service]
 
 
-def runsc() -> str | None:
-    """gVisor where it is installed: `make servers` puts it among Go's binaries."""
-    found = shutil.which("runsc")
-    built = Path.home() / "go/bin/runsc"
-    return found or (str(built) if os.access(built, os.X_OK) else None)
-
-
 @pytest.fixture(scope="session")
 def policies() -> Path:
     return Path(__file__).parents[2] / "k8s/policies"
@@ -52,14 +45,13 @@ def facts(canaries: Canaries) -> str:
 
 
 @pytest.fixture(scope="session", params=["nsjail", "runsc"])
-def sandbox(request: pytest.FixtureRequest) -> str:
+def sandbox(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> str:
     """The adapter, as the setting names it: a test that takes it runs against every one."""
     if request.param == "nsjail":
         return "nsjail"
-    binary = runsc()
-    if binary is None or os.geteuid() != 0:
-        pytest.skip("gVisor's runsc is not installed, or this is not root")
-    return f"runsc:{binary}"
+    if os.geteuid() != 0:
+        pytest.skip("gVisor's sandbox needs root")
+    return f"runsc:{installed_program('runsc')}"
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
-from slipway_testkit.servers import postgres, rabbitmq, redis, versitygw
+from slipway_testkit.servers import postgres, programs, rabbitmq, redis, versitygw
 from slipway_testkit.servers.postgres import PostgresServer
 from slipway_testkit.servers.process import ServerUnavailable
 from slipway_testkit.servers.process import free_port as _free_port
@@ -32,13 +32,30 @@ def required_or_skipped(server: AbstractContextManager[S]) -> Generator[S]:
     try:
         running = server.__enter__()
     except ServerUnavailable as error:
-        if os.environ.get("SLIPWAY_REQUIRE_SERVERS") == "1":
-            pytest.fail(f"SLIPWAY_REQUIRE_SERVERS=1: {error}", pytrace=False)
-        pytest.skip(str(error))
+        _fail_or_skip(error)
     try:
         yield running
     finally:
         server.__exit__(None, None, None)
+
+
+def _fail_or_skip(error: ServerUnavailable) -> NoReturn:
+    if os.environ.get("SLIPWAY_REQUIRE_SERVERS") == "1":
+        pytest.fail(f"SLIPWAY_REQUIRE_SERVERS=1: {error}", pytrace=False)
+    pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def installed_program() -> Callable[[str], Path]:
+    """Finds a program that `make servers` installs (`runsc`, `helm`); one that is missing is a missing server."""
+
+    def find(name: str) -> Path:
+        try:
+            return programs.program(name)
+        except ServerUnavailable as error:
+            _fail_or_skip(error)
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """An S3-compatible object store: versitygw (Go), over a folder."""
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -9,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
+from slipway_testkit.servers.process import ServerProcess, accepts_connections, free_port
+from slipway_testkit.servers.programs import program
 
-_VERSION = "1.8.0"
 _REGION = "us-east-1"
 
 
@@ -55,23 +54,10 @@ class S3Server:
         self.process.stop(crash=crash)
 
 
-def _program() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    checkout = Path(__file__).parents[4]
-    installed = (
-        checkout / ".servers" / "bin" / "versitygw",
-        cache / "slipway" / "servers" / f"versitygw-{_VERSION}" / "versitygw",
-    )
-    for program in installed:
-        if os.access(program, os.X_OK):
-            return program
-    raise ServerUnavailable("versitygw is not installed (run `make servers`)")
-
-
 @contextmanager
 def versitygw() -> Generator[S3Server]:
     """versitygw over a temporary folder; ServerUnavailable when it is not installed."""
-    program = _program()
+    binary = program("versitygw")
     folder = Path(tempfile.mkdtemp(prefix="slipway-s3-"))
     port, access_key, secret_key = free_port(), "testkit", secrets.token_hex(16)
     buckets = folder / "buckets"
@@ -79,7 +65,7 @@ def versitygw() -> Generator[S3Server]:
     # Metadata beside the objects: not every file system of a build machine has extended attributes.
     sidecar = folder / "metadata"
     sidecar.mkdir()
-    command = [str(program), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet", "posix"]
+    command = [str(binary), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet", "posix"]
     process = ServerProcess(
         "versitygw",
         [*command, "--sidecar", str(sidecar), str(buckets)],
