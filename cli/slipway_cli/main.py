@@ -43,6 +43,7 @@ app.command()(money.usage)
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
 app.command()(identity.login)
+app.command()(identity.logout)
 app.command()(identity.token)
 app.command()(identity.whoami)
 

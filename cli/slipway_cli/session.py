@@ -1,16 +1,18 @@
 """Which gateway, and as whom: from options, environment, the running stack, or the last `slipway login`."""
 
-import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli.supervisor.data_dir import StackState, read_state, write_private
+from slipway_cli.login_file import Login, LoginFile
+from slipway_cli.oidc import ProviderUnreachableError, SignInFailedError
+from slipway_cli.supervisor.data_dir import StackState, read_state
 
 if TYPE_CHECKING:
     from slipway_client import Client
@@ -90,26 +92,70 @@ def stack(data_dir: Path) -> StackState:
 
 
 def remember(data_dir: Path, user: str, password: str | None) -> None:
-    """Keeps who is signed in, for later commands."""
-    write_private(data_dir / "login.json", json.dumps({"user": user, "password": password}))
+    """Keeps who is signed in at the development issuer, for later commands."""
+    LoginFile(data_dir).save_development_user(user, password)
 
 
-def token_source(data_dir: Path, user: str | None) -> str | Callable[[], str]:
-    """A token, or what makes tokens: of `user`, else SLIPWAY_TOKEN, else of who signed in last."""
+def token_source(data_dir: Path, user: str | None, gateway: str | None = None) -> str | Callable[[], str]:
+    """A token, or what makes tokens: of `user`, else SLIPWAY_TOKEN, else of who signed in last.
+
+    `gateway` is the one that will get them: a sign-in for one gateway is not shown to another.
+    """
     if user is None and (token := os.environ.get("SLIPWAY_TOKEN")):
         return token
     password = None
     if user is None:
-        try:
-            login = json.loads((data_dir / "login.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            raise NotSignedInError("nobody is signed in: use --as USER, `slipway login`, or SLIPWAY_TOKEN") from None
-        user, password = str(login["user"]), login["password"]
+        kept = LoginFile(data_dir)
+        if (login := kept.login()) is not None:
+            return _RememberedSignIn(kept, login, gateway)
+        known = kept.development_user()
+        if known is None:
+            raise NotSignedInError("nobody is signed in: use --as USER, `slipway login`, or SLIPWAY_TOKEN")
+        user, password = known
     return DevelopmentSignIn(stack(data_dir).issuer, user, password)
 
 
+def gateway_of(data_dir: Path, url: str | None) -> str:
+    """The gateway that is meant: `url`, else that of the last sign-in at a provider, else of the running stack."""
+    if url:
+        return url
+    login = LoginFile(data_dir).login() if not os.environ.get("SLIPWAY_TOKEN") else None
+    return login.gateway if login is not None else stack(data_dir).url
+
+
 def connect(data_dir: Path = DEFAULT_DATA_DIR, user: str | None = None, url: str | None = None) -> "Client":
-    """A client of the gateway at `url`, or else of the running stack."""
+    """A client of the gateway at `url`, or else of the last sign-in, or of the running stack."""
     from slipway_client import Client
 
-    return Client(url or stack(data_dir).url, token_source(data_dir, user))
+    gateway = gateway_of(data_dir, url) if user is None else url or stack(data_dir).url
+    return Client(gateway, token_source(data_dir, user, gateway))
+
+
+@contextmanager
+def sign_in_errors() -> Generator[None]:
+    """Says in the command line's own terms what went wrong at an identity provider."""
+    from slipway_client import ConnectionFailedError
+
+    try:
+        yield
+    except SignInFailedError as error:
+        raise NotSignedInError(str(error)) from None
+    except ProviderUnreachableError as error:
+        raise ConnectionFailedError(str(error)) from error
+
+
+class _RememberedSignIn:
+    """Access tokens of the last sign-in at a provider, renewed before they end."""
+
+    def __init__(self, kept: LoginFile, login: Login, gateway: str | None) -> None:
+        if gateway is not None and gateway.rstrip("/") != login.gateway.rstrip("/"):
+            raise NotSignedInError(
+                f"the sign-in is for {login.gateway}, not for {gateway}: `slipway login --url {gateway}`, "
+                "or SLIPWAY_TOKEN"
+            )
+        self._kept = kept
+
+    def __call__(self) -> str:
+        """As DevelopmentSignIn."""
+        with sign_in_errors():
+            return self._kept.access_token()

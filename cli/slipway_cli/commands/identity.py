@@ -1,13 +1,24 @@
-"""`slipway login`, `token` and `whoami`."""
+"""`slipway login`, `logout`, `token` and `whoami`."""
 
+import os
+import sys
+import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli import session
+from slipway_cli import oidc, session
 from slipway_cli.commands.at_gateway import at_gateway
+from slipway_cli.login_file import Login, LoginFile
 from slipway_cli.output import exit_codes, show_one
-from slipway_cli.session import DEFAULT_DATA_DIR, DataDirOption, DevelopmentSignIn, JsonOption
+from slipway_cli.session import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    DevelopmentSignIn,
+    JsonOption,
+    UrlOption,
+    sign_in_errors,
+)
 
 if TYPE_CHECKING:
     from slipway_client import Client
@@ -16,15 +27,66 @@ _Password = Annotated[str | None, typer.Option(help="Password; by default the us
 
 
 def login(
-    user: Annotated[str, typer.Option("--as", prompt="User", help="User of the development realm.")],
+    user: Annotated[str | None, typer.Option("--as", help="User of the development realm, by password.")] = None,
     password: _Password = None,
+    url: UrlOption = None,
+    issuer: Annotated[
+        str | None, typer.Option(envvar="SLIPWAY_ISSUER", help="OpenID provider; by default the one the gateway names.")
+    ] = None,
+    client_id: Annotated[
+        str, typer.Option(envvar="SLIPWAY_CLIENT_ID", help="Public client of the provider.")
+    ] = "slipway-cli",
+    device: Annotated[
+        bool | None, typer.Option("--device/--browser", help="Sign in on another device, or in a browser here.")
+    ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Sign in at the development issuer and remember who; later commands act as this user."""
+    """Sign in and remember it; later commands act as this user, at this gateway."""
     with exit_codes():
-        DevelopmentSignIn(session.stack(data_dir).issuer, user, password)()
-        session.remember(data_dir, user, password)
-    typer.echo(f"signed in as {user}")
+        if user is not None:
+            DevelopmentSignIn(session.stack(data_dir).issuer, user, password)()
+            session.remember(data_dir, user, password)
+            typer.echo(f"signed in as {user}")
+            return
+        gateway = url or session.stack(data_dir).url
+        with sign_in_errors():
+            provider = oidc.discover(issuer or oidc.issuer_of(gateway), client_id)
+            tokens = oidc.by_device(provider, _tell) if _wants_device(device) else oidc.by_browser(provider, _open)
+        LoginFile(data_dir).save(Login(gateway, provider, tokens))
+        with session.connect(data_dir, url=gateway) as client:
+            caller = client.whoami()
+    typer.echo(f"signed in as {caller.name} ({caller.tenant})")
+
+
+def logout(data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
+    """Forget who is signed in, and end the session at the identity provider."""
+    with exit_codes():
+        kept = LoginFile(data_dir)
+        signed_in = kept.login()
+        # Forgotten first: a provider that does not answer must not keep anybody signed in here.
+        kept.forget()
+        if signed_in is not None and signed_in.tokens.refresh:
+            with sign_in_errors():
+                oidc.revoke(signed_in.provider, signed_in.tokens.refresh)
+    typer.echo("signed out")
+
+
+def _wants_device(chosen: bool | None) -> bool:
+    """A browser is used where there is one: not over SSH, and not without a screen."""
+    if chosen is not None:
+        return chosen
+    if sys.platform in ("darwin", "win32"):
+        return "SSH_CONNECTION" in os.environ
+    return not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or "SSH_CONNECTION" in os.environ
+
+
+def _tell(address: str, code: str) -> None:
+    typer.echo(f"open {address}\nand compare the code: {code}", err=True)
+
+
+def _open(address: str) -> None:
+    typer.echo(f"sign in at {address}", err=True)
+    webbrowser.open(address)
 
 
 def token(
