@@ -10,7 +10,6 @@ Values leave this module only for what they are sent to.
 """
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from slipway_chassis.errors import FailedPrecondition
+from slipway_chassis.private_file import is_private
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ def load(path: Path) -> dict[str, Secret]:
     """Read a file of secrets; raises InvalidSecrets."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if not is_private(os.fstat(file.fileno())):
                 raise InvalidSecrets(f"{path} can be read by others: chmod 600 it")
             content: Any = YAML(typ="safe").load(file)
     except MarkedYAMLError as error:

@@ -7,10 +7,10 @@ of all logs that it signs, which add their tenant's name. Keys that are there al
 import argparse
 import os
 import secrets
-import stat
 import sys
 from pathlib import Path
 
+from slipway_chassis.private_file import is_private
 from slipway_evidence.note import NoteError, SignerKey
 
 SIGNER_FILE, VERIFIER_FILE = "log.key", "log.vkey"
@@ -34,7 +34,7 @@ def init(folder: Path, origin: str) -> SignerKey:
 def load(file: Path) -> SignerKey:
     """Read a signing key. Raises KeyFileInvalid."""
     try:
-        if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if not is_private(file.stat()):
             raise KeyFileInvalid(f"{file} can be read by others; run: chmod 600 {file}")
         return SignerKey.parse(file.read_text(encoding="ascii"))
     except OSError as error:
