@@ -178,14 +178,7 @@ async def migrate(pool: asyncpg.Pool, package: str, *, chassis: Sequence[Chassis
     Each file runs once, all in one transaction under a lock, so that processes may start at the same time. A file that
     changed after it was applied is a RuntimeError: applied migrations are history.
     """
-    own = files("slipway_chassis").joinpath("sql")
-    scripts = [
-        (f"chassis/{script.name}", script.read_text())
-        for table in chassis
-        for script in _sorted_sql(own)
-        if script.name.startswith(f"{table}_")
-    ]
-    scripts += [(script.name, script.read_text()) for script in _sorted_sql(files(package).joinpath("migrations"))]
+    scripts = _scripts(package, chassis)
     async with transaction(pool) as connection:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
         await connection.execute(
@@ -201,6 +194,28 @@ async def migrate(pool: asyncpg.Pool, package: str, *, chassis: Sequence[Chassis
                 _log.info("postgres.migrated", script=name)
             elif applied[name] != checksum:
                 raise RuntimeError(f"migration {name} was changed after it had been applied")
+
+
+async def unapplied(pool: asyncpg.Pool, package: str, *, chassis: Sequence[ChassisTable] = ()) -> list[str]:
+    """Names of the scripts that `migrate` would apply now. Changes nothing."""
+    async with connection(pool) as reader:
+        known = await reader.fetchval("SELECT to_regclass('slipway_migration') IS NOT NULL")
+        applied = {row["name"] for row in await reader.fetch("SELECT name FROM slipway_migration")} if known else set()
+    return [name for name, _ in _scripts(package, chassis) if name not in applied]
+
+
+def _scripts(package: str, chassis: Sequence[ChassisTable]) -> list[tuple[str, str]]:
+    """Names and texts, in the order in which they are applied."""
+    own = files("slipway_chassis").joinpath("sql")
+    scripts = [
+        (f"chassis/{script.name}", script.read_text())
+        for table in chassis
+        for script in _sorted_sql(own)
+        if script.name.startswith(f"{table}_")
+    ]
+    return scripts + [
+        (script.name, script.read_text()) for script in _sorted_sql(files(package).joinpath("migrations"))
+    ]
 
 
 def _sorted_sql(folder: Traversable) -> list[Traversable]:

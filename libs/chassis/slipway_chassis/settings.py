@@ -4,12 +4,13 @@ import base64
 import binascii
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 S = TypeVar("S", bound=BaseSettings)
+Migrations = Literal["apply", "check"]
 
 
 class CoreSettings(BaseSettings):
@@ -23,6 +24,9 @@ class CoreSettings(BaseSettings):
     )
     metrics_listen: str = Field("127.0.0.1:0", description="address of /metrics, /livez and /readyz")
     database_url: SecretStr = Field(description="postgresql:// URL of the service's own database")
+    migrations: Migrations = Field(
+        "apply", description="at the start: bring the database up to date; or only check that it is"
+    )
     caller_jwks_file: Path = Field(description="public keys (JWKS) of the internal caller tokens")
     identity_target: str = Field(description="gRPC target of slipway.identity.v1 (the gateway)")
     service_secret: SecretStr = Field(description="secret of the service's principal")

@@ -11,7 +11,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
@@ -24,6 +24,7 @@ from slipway_audit.export import EvidenceExport
 from slipway_audit.head_store import HeadStore
 from slipway_audit.heads_file import HeadsFolder
 from slipway_audit.keys import KeyFileInvalid, load
+from slipway_audit.migrate import SCHEMA
 from slipway_audit.proofs import Proofs
 from slipway_audit.reading import AuditReader
 from slipway_audit.reading_store import ReadingStore
@@ -37,7 +38,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
     """Serve until SIGTERM."""
     telemetry.setup("audit", settings.otlp_endpoint, settings.log_level)
     database = await open_pool(settings.database_url.get_secret_value())
-    await migrate(database, "slipway_audit", chassis=("outbox", "subject_keys"))
+    await SCHEMA.prepare(database, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(database, settings.data_key.get_secret_value())
     outbox = Outbox(database, bus, keys)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from slipway_chassis.errors import SlipwayError
-from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.settings import load_settings
 from slipway_evidence.checkpoint import CheckpointError, Head, open_checkpoint, previous_line
 from slipway_evidence.note import NoteError, SignatureError, SignerKey
@@ -22,6 +22,7 @@ from slipway_audit.checkpoints import log_origin
 from slipway_audit.errors import LogEmpty
 from slipway_audit.head_store import HeadStore
 from slipway_audit.keys import KeyFileInvalid, load
+from slipway_audit.migrate import SCHEMA
 from slipway_audit.settings import AuditSettings
 
 
@@ -58,7 +59,7 @@ async def _main(settings: AuditSettings, tenant: str, file: Path) -> str:
     key = load(settings.signing_key_file)
     pool = await open_pool(settings.database_url.get_secret_value())
     try:
-        await migrate(pool, "slipway_audit", chassis=("outbox", "subject_keys"))
+        await SCHEMA.apply(pool)
         return await restore(HeadStore(pool), key, tenant, read_head(file, key))
     finally:
         await close_pool(pool)

@@ -16,7 +16,7 @@ from slipway_chassis.errors import SlipwayError
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -32,6 +32,7 @@ from slipway_gateway.http.calls import Peers, Targets
 from slipway_gateway.http.gateway import Gateway, HttpLimits
 from slipway_gateway.http.server import HttpServer, listen
 from slipway_gateway.keys import KeyRing
+from slipway_gateway.migrate import SCHEMA
 from slipway_gateway.oidc.claims import ClaimRules
 from slipway_gateway.oidc.discovery import key_fetcher
 from slipway_gateway.oidc.key_set import IssuerKeys
@@ -59,7 +60,7 @@ async def serve(settings: GatewaySettings) -> None:
     outside = await open_directory(settings, web)
 
     pool = await open_pool(settings.database_url.get_secret_value())
-    await migrate(pool, "slipway_gateway", chassis=["outbox", "subject_keys"])
+    await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=0.25, socket_connect_timeout=0.25)
     outbox = Outbox(pool, bus, SubjectKeys(pool, settings.data_key.get_secret_value()))

@@ -17,7 +17,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, migrate, open_pool, transaction
+from slipway_chassis.postgres import close_pool, open_pool, transaction
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
@@ -30,6 +30,7 @@ from slipway_orchestrator.expressions.sandbox import EvaluationProcess
 from slipway_orchestrator.forking import ForkDesk
 from slipway_orchestrator.kill_switch import KillSwitch
 from slipway_orchestrator.launching import Launcher
+from slipway_orchestrator.migrate import SCHEMA
 from slipway_orchestrator.once import Transaction
 from slipway_orchestrator.peers import CallersCatalogue, Peers
 from slipway_orchestrator.registry import AgentRegistry
@@ -87,7 +88,7 @@ class Parts:
     async def open(cls, settings: OrchestratorSettings) -> "Parts":
         """Open the database (migrated), the bus and the connections."""
         pool = await open_pool(settings.database_url.get_secret_value(), max_size=settings.pool_size)
-        await migrate(pool, "slipway_orchestrator", chassis=("outbox", "idempotency", "subject_keys"))
+        await SCHEMA.prepare(pool, settings.migrations)
         bus = await open_bus(settings.bus_url.get_secret_value())
         keys = SubjectKeys(pool, settings.data_key.get_secret_value())
         outbox = Outbox(pool, bus, keys)

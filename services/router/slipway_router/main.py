@@ -14,7 +14,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
@@ -33,6 +33,7 @@ from slipway_router.comparison import Comparisons
 from slipway_router.failover import Failover
 from slipway_router.litellm_bridge.process import LitellmBridge
 from slipway_router.measurements import Measurements
+from slipway_router.migrate import SCHEMA
 from slipway_router.orphans import Orphans
 from slipway_router.performance_exchange import PerformanceExchange
 from slipway_router.permissions import ModelPermissions
@@ -65,7 +66,7 @@ async def serve(settings: RouterSettings) -> None:
     )
     bridge.need(catalogue.current())
     database = await open_pool(settings.database_url.get_secret_value())
-    await migrate(database, "slipway_router", chassis=("outbox", "effects", "subject_keys"))
+    await SCHEMA.prepare(database, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     redis: Redis = Redis.from_url(
         settings.redis_url.get_secret_value(),

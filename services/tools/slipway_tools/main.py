@@ -29,6 +29,7 @@ from slipway_tools.mcp.http_peer import HttpPeer
 from slipway_tools.mcp.servers import McpServers
 from slipway_tools.mcp.stdio_peer import StdioPeer
 from slipway_tools.memory_files import MemoryFiles
+from slipway_tools.migrate import SCHEMA
 from slipway_tools.reach import Reaches
 from slipway_tools.record import Recorder
 from slipway_tools.registry import Registry
@@ -47,7 +48,7 @@ async def serve(settings: ToolsSettings) -> None:
     except InvalidSecrets as error:
         raise SystemExit(f"slipway: SLIPWAY_TOOLS_SECRETS_FILE: {error}") from None
     pool = await postgres.open_pool(settings.database_url.get_secret_value())
-    await postgres.migrate(pool, "slipway_tools", chassis=["outbox", "idempotency", "effects", "subject_keys"])
+    await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(pool, settings.data_key.get_secret_value())
     outbox = Outbox(pool, bus, keys)

@@ -1,0 +1,79 @@
+"""The database that a service owns: who brings it up to date, and how a process makes sure that it is.
+
+By default each process does it when it starts. Where releases are rolled out it is a step of its own, before any
+process of the new release starts: `python -m slipway_SERVICE.migrate`, with `SLIPWAY_SERVICE_MIGRATIONS=check` for the
+processes.
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+
+import asyncpg
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from slipway_chassis import telemetry
+from slipway_chassis.errors import SlipwayError
+from slipway_chassis.postgres import ChassisTable, close_pool, migrate, open_pool, unapplied
+from slipway_chassis.settings import Migrations, load_settings
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a service has in its database: its own ``migrations/NNNN_*.sql`` and the chassis tables named."""
+
+    service: str
+    chassis: tuple[ChassisTable, ...]
+
+    @property
+    def package(self) -> str:
+        """The Python package that holds the migrations."""
+        return f"slipway_{self.service}"
+
+    async def apply(self, pool: asyncpg.Pool) -> None:
+        """Bring the database up to date, see `postgres.migrate`."""
+        await migrate(pool, self.package, chassis=self.chassis)
+
+    async def prepare(self, pool: asyncpg.Pool, migrations: Migrations) -> None:
+        """Bring it up to date, or with ``check`` only look: SystemExit with a sentence if a migration is missing.
+
+        A database that is ahead, as after a rollback, is right: migrations only add.
+        """
+        if migrations == "apply":
+            await self.apply(pool)
+        elif missing := await unapplied(pool, self.package, chassis=self.chassis):
+            raise SystemExit(
+                f"slipway: the database of {self.service} lacks {len(missing)} migrations, first {missing[0]}: run "
+                f"`python -m {self.package}.migrate` of this release first, or set "
+                f"SLIPWAY_{self.service.upper()}_MIGRATIONS=apply"
+            )
+
+
+class MigrationSettings(BaseSettings):
+    """All that is needed to migrate: no key, and none of the secrets of the running service."""
+
+    database_url: SecretStr = Field(description="postgresql:// URL of the service's own database")
+    log_level: str = "INFO"
+
+
+def run_migrations(schema: Schema) -> None:
+    """The process `python -m slipway_SERVICE.migrate`: status 0 when the database is up to date, else a sentence."""
+
+    class Settings(MigrationSettings):
+        model_config = SettingsConfigDict(env_prefix=f"SLIPWAY_{schema.service.upper()}_", extra="ignore")
+
+    settings = load_settings(Settings)
+    telemetry.setup(f"{schema.service}-migrate", "", settings.log_level)
+    try:
+        asyncio.run(_apply(schema, settings.database_url.get_secret_value()))
+    except (SlipwayError, asyncpg.PostgresError, RuntimeError) as error:
+        sys.exit(f"slipway: the database of {schema.service} was left as it was: {error}")
+
+
+async def _apply(schema: Schema, url: str) -> None:
+    pool = await open_pool(url, max_size=1)
+    try:
+        await schema.apply(pool)
+    finally:
+        await close_pool(pool)
