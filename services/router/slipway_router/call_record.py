@@ -1,7 +1,7 @@
 """The account of one call while it runs: attempts, tokens, cost, outcome. One record is one usage row."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from slipway_chassis.caller import Caller
 from slipway_chassis.ids import new_id
 
-from slipway_router.chat import Effect, Spent
+from slipway_router.chat import Effect, Spent, ToolCall
 from slipway_router.eligibility import Candidate
 from slipway_router.holds import Hold
 from slipway_router.routing import Plan
@@ -65,6 +65,8 @@ class CallRecord:
     """Answered from the tenant's cache."""
     text: list[str] = field(default_factory=list[str])
     """The answer's text so far: what a caller who goes away has had."""
+    called: Sequence[ToolCall] = ()
+    """Calls of tools that the answer asks for."""
     output: Mapping[str, object] | None = None
     """The answer for the audit record."""
     outcome: str = ""
@@ -114,7 +116,8 @@ class CallRecord:
     def spend_estimate(self, hold: Hold) -> None:
         """Add an estimate from what was sent and what came back: the provider reported nothing."""
         assert self.plan is not None  # noqa: S101 - there is no attempt without a plan
-        output = estimated_tokens(["".join(self.text)]) if self.text else 0
+        written = "".join([*self.text, *(call.name + call.arguments_json for call in self.called)])
+        output = estimated_tokens([written]) if written else 0
         self.spend(hold, TokenCount(input=self.plan.demand.input_estimate, output=output))
         self.estimated = True
 

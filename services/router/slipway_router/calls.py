@@ -203,7 +203,7 @@ class ModelCalls:
             raise
         completion = attempt.result
         record.returned_model = completion.model
-        record.text = [completion.content or ""]
+        record.text, record.called = [completion.content or ""], completion.tool_calls
         record.output = evidence_data.chat_output(completion.content, completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
         await self._sticky.answered(made, caller, request.session_id, attempt.candidate.model.name)
@@ -281,7 +281,7 @@ class ModelCalls:
             finally:
                 await self._accounts.left(record, question, attempt)
             raise
-        record.returned_model = completion.model
+        record.returned_model, record.called = completion.model, completion.tool_calls
         record.output = evidence_data.chat_output("".join(record.text), completion)
         reference = await self._accounts.answered(attempt, record, question, completion.usage)
         await self._sticky.answered(made, caller, request.session_id, model.name)

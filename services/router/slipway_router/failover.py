@@ -269,6 +269,9 @@ class Failover:
         model = attempt.candidate.model
         if failure.usage is not None:
             record.spend(attempt.hold, failure.usage)
+        elif isinstance(failure, BadOutput):
+            # It answered: that the answer is of no use does not make it free.
+            record.spend_estimate(attempt.hold)
         attempt.span.set_status(Status(StatusCode.ERROR, failure.reason))
         attempt.span.set_attribute("error.type", failure.reason)
         self._note(attempt, record, failure.reason, failure.status)

@@ -103,6 +103,20 @@ async def tool(exchange):
     await end(exchange, "tool_calls")
 
 
+async def unreported_tool(exchange):
+    await say(exchange)
+    call = {"index": 0, "id": "c1", "function": {"name": "pay", "arguments": '{"amount": 12, "to": "alice"}'}}
+    await exchange.delta(tool_calls=[call])
+    await end(exchange, "tool_calls", usage=None)
+
+
+async def parts(exchange):
+    await exchange.open_stream()
+    await exchange.delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])
+    await exchange.delta(content=[{"type": "text", "text": "one "}, {"type": "text", "text": "two"}])
+    await end(exchange)
+
+
 async def bad_tool(exchange):
     await say(exchange)
     await exchange.delta(tool_calls=[{"index": 0, "id": "c1", "function": {"name": "pay", "arguments": '{"amo'}}])
@@ -141,6 +155,8 @@ ROUTES = {
     "plain": ["ok"],
     "unreported": ["no-usage"],
     "tool": ["tool"],
+    "unreported-tool": ["unreported-tool"],
+    "parts": ["parts"],
     "endless": ["endless"],
     "endless-whole": ["endless"],
     **{f"before-{script}": [script, "ok"] for script in BEFORE},
@@ -189,6 +205,17 @@ async def test_a_stream_without_usage_is_estimated(client):
     events, _ = await collect(client.stream("unreported"))
     assert events[-1].finished.usage.estimated
     assert events[-1].finished.usage.output_tokens > 0
+
+
+async def test_calls_of_tools_are_estimated_too(client):
+    events, _ = await collect(client.stream("unreported-tool", tools_json=TOOLS))
+    assert events[-1].finished.usage.estimated
+    assert events[-1].finished.usage.output_tokens > 0
+
+
+async def test_content_in_parts_is_its_text(client):
+    _, text = await collect(client.stream("parts"))
+    assert text == "one two"
 
 
 @pytest.mark.parametrize("script", BEFORE)

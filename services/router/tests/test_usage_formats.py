@@ -98,6 +98,7 @@ def test_openai_and_compatible_reports(usage, classes):
         {"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 11}},
         {"prompt_tokens": 10, "completion_tokens": 4, "completion_tokens_details": {"reasoning_tokens": 5}},
         {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": "14"},
+        {"prompt_tokens": 10**30, "completion_tokens": 4},
     ],
 )
 def test_a_report_that_does_not_add_up_is_none(usage):

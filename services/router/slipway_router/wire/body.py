@@ -11,7 +11,7 @@ from slipway_router.chat import ChatRequest, Completion, Message, Vectors
 from slipway_router.eligibility import output_limit
 from slipway_router.errors import BadOutput, ProviderProtocol
 from slipway_router.output_checks import OutputChecks
-from slipway_router.wire.text import whole_characters
+from slipway_router.wire.text import text_of, whole_characters
 from slipway_router.wire.tool_calls import ToolCallAssembler
 from slipway_router.wire.usage import token_count
 
@@ -63,7 +63,7 @@ def completion(payload: dict[str, Any], checks: OutputChecks, *, repair: bool = 
         calls = ToolCallAssembler(checks, repair=repair)
         if message.get("tool_calls"):
             calls.add([{**call, "index": n} for n, call in enumerate(message["tool_calls"])])
-        text = None if content is None else _text(content)
+        text = None if content is None else whole_characters(text_of(content))
         called = calls.finish(reason)
         checked = checked_text(text, checks, reason, repair=repair) if not (called or refusal) else text
         return Completion(

@@ -16,6 +16,7 @@ from slipway_router.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
+from slipway_router.health import RETRY_AFTER_MOST
 from slipway_router.wire.connections import BrokenOff, TransportFailure
 from slipway_router.wire.text import whole_characters
 
@@ -64,17 +65,18 @@ def failure_of_transport(provider: str, error: TransportFailure) -> ProviderFail
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date); None without one or if it is damaged."""
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3: seconds or a date), an hour at most; None without one or if it
+    is damaged."""
     value = headers.get("retry-after", "").strip()
     if value.replace(".", "", 1).isdigit():
-        return float(value)
+        return min(float(value), RETRY_AFTER_MOST)
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+    return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_MOST)
 
 
 def _refused(provider: str, status: int, body: bytes) -> ProviderFailure:

@@ -16,7 +16,7 @@ from slipway_router.tokens import TokenCount
 from slipway_router.wire import body as wire
 from slipway_router.wire.failures import failure_of_error_object
 from slipway_router.wire.json_object import json_object
-from slipway_router.wire.text import TextJoiner
+from slipway_router.wire.text import TextJoiner, text_of
 from slipway_router.wire.tool_calls import ToolCallAssembler
 from slipway_router.wire.usage import token_count
 
@@ -56,7 +56,7 @@ class StreamedAnswer:
         try:
             choices = [choice for choice in chunk.get("choices") or () if choice.get("index", 0) == 0]
             text = self._joiner.take("".join(self._choice(choice) for choice in choices))
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, TypeError, KeyError) as error:
             foreign = ProviderProtocol(f"provider {self._provider} sent a chunk that is not in the wire format")
             raise self.failed(foreign) from error
         except ProviderFailure as failure:
@@ -68,9 +68,7 @@ class StreamedAnswer:
     def _choice(self, choice: dict[str, Any]) -> str:
         delta = choice.get("delta") or {}
         # A streamed refusal is text that the user should see; the contract's stream has no other place for it.
-        text = delta.get("content") or delta.get("refusal") or ""
-        if not isinstance(text, str):
-            raise TypeError("text expected")
+        text = text_of(delta.get("content") or delta.get("refusal") or "")
         self._refused = self._refused or bool(delta.get("refusal"))
         if delta.get("tool_calls"):
             self._calls.add(delta["tool_calls"])

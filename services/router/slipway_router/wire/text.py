@@ -1,5 +1,7 @@
 """Text of providers, made fit to be passed on."""
 
+from typing import Any
+
 _HIGH_SURROGATES = ("\ud800", "\udbff")
 
 
@@ -22,6 +24,16 @@ class TextJoiner:
         """What is left at the end: a half character is none."""
         half, self._half = self._half, ""
         return whole_characters(half)
+
+
+def text_of(content: Any) -> str:
+    """Text of a message's or a delta's `content`: a string, or parts of which those of the type text are joined
+    (Mistral's reasoning models answer so, with their thinking as another part). Raises TypeError for anything else."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str):
+        raise TypeError("text expected")
+    return content
 
 
 def whole_characters(text: str) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 
 from slipway_router.tokens import TokenCount
 
+_MOST = 1_000_000_000
+"""Tokens that no call has: a larger count is a mistake of the provider's."""
+
 
 def token_count(usage: Any) -> TokenCount | None:
     """A `usage` object in OpenAI's format, or in what compatible servers make of it."""
@@ -79,4 +82,4 @@ def _count(usage: Mapping[str, Any], name: str, absent: int | None) -> int | Non
     value = usage.get(name)
     if value is None:
         return absent
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else None
