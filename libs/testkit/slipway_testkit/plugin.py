@@ -13,7 +13,8 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from slipway_testkit.servers import postgres, programs, rabbitmq, redis, versitygw
+from slipway_testkit.servers import keycloak, postgres, programs, rabbitmq, redis, versitygw
+from slipway_testkit.servers.keycloak import KeycloakServer
 from slipway_testkit.servers.postgres import PostgresServer
 from slipway_testkit.servers.process import ServerUnavailable
 from slipway_testkit.servers.process import free_port as _free_port
@@ -106,10 +107,16 @@ def valkey_url(valkey_server: RedisServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """Debian's Redis."""
+def redis_server() -> Iterator[RedisServer]:
+    """The session's Redis from Debian."""
     with required_or_skipped(redis.debian_redis()) as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of the session's Redis; shared by all tests: use namespaces."""
+    return redis_server.url
 
 
 @pytest.fixture(scope="session")
@@ -142,6 +149,13 @@ def bus_server(request: pytest.FixtureRequest) -> RedisServer | RabbitServer:
 def bus_url(bus_server: RedisServer | RabbitServer) -> str:
     """URL of the bus, once per adapter: a test that takes it runs against both."""
     return bus_server.url
+
+
+@pytest.fixture(scope="session")
+def keycloak_server() -> Iterator[KeycloakServer]:
+    """The session's Keycloak with the repository's realm; shared by all tests: put back what you change."""
+    with required_or_skipped(keycloak.keycloak()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

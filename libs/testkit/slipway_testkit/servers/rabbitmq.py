@@ -1,6 +1,7 @@
 """RabbitMQ from Debian, with a port mapper (epmd) of its own, so that nothing outlives the test session."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -50,6 +51,16 @@ class RabbitServer:
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
         self.process.stop(crash=crash)
+
+    def create_vhost(self) -> str:
+        """Creates a virtual host, which shares nothing with the others; returns its URL for the user `guest`."""
+        name = f"test{secrets.token_hex(4)}"
+        self._evaluate(
+            f'rabbit_vhost:add(<<"{name}">>, <<"test">>),'
+            f' rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>,'
+            ' <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
+        )
+        return f"{self.url}{name}"
 
     def refuse_writes(self) -> None:
         """Raises the broker's memory alarm: it reads no more from connections that publish."""
