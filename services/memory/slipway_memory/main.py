@@ -6,7 +6,7 @@ import sys
 
 import grpc
 from redis.asyncio import Redis
-from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
+from slipway.memory.v1 import memory_pb2, memory_pb2_grpc, sources_pb2, sources_pb2_grpc
 from slipway_chassis import retention, telemetry
 from slipway_chassis.bus import open_bus
 from slipway_chassis.channel import connect
@@ -41,6 +41,8 @@ from slipway_memory.session_store import RedisSessionStore
 from slipway_memory.sessions import SessionLimits, Sessions
 from slipway_memory.sessions_servicer import SessionsServicer
 from slipway_memory.settings import MemorySettings
+from slipway_memory.sources.databases import Databases
+from slipway_memory.sources.opened import governed_sources
 from slipway_memory.store import KnowledgeStore
 from slipway_memory.sweeper import Sweeper
 from slipway_memory.transactions import Database
@@ -82,7 +84,9 @@ async def serve(settings: MemorySettings) -> None:
     files = Files(FileStore(database), policy, objects, orphans, quota_bytes=settings.file_quota_bytes)
     limits = SessionLimits(settings.session_message_characters, settings.session_messages, settings.session_bytes)
     sessions = Sessions(RedisSessionStore(redis), policy, limits)
-    sweeper = Sweeper(indexing, FileStore(database), orphans, interval=settings.sweep_interval)
+    databases = Databases(connections=settings.source_queries)
+    governed = governed_sources(settings, database, policy, databases)
+    sweeper = Sweeper(indexing, index, FileStore(database), orphans, interval=settings.sweep_interval)
 
     def servicers(server: grpc.aio.Server) -> list[str]:
         memory_pb2_grpc.add_KnowledgeServiceServicer_to_server(
@@ -90,7 +94,9 @@ async def serve(settings: MemorySettings) -> None:
         )
         memory_pb2_grpc.add_FilesServiceServicer_to_server(FilesServicer(files, file_bytes=settings.file_bytes), server)
         memory_pb2_grpc.add_SessionsServiceServicer_to_server(SessionsServicer(sessions), server)
-        return [memory_pb2.DESCRIPTOR.services_by_name[name].full_name for name in _SERVICES]
+        sources_pb2_grpc.add_SourcesServiceServicer_to_server(governed, server)
+        served = [sources_pb2.DESCRIPTOR.services_by_name["SourcesService"].full_name]
+        return served + [memory_pb2.DESCRIPTOR.services_by_name[name].full_name for name in _SERVICES]
 
     async def consume() -> None:
         await bus.consume(TOPIC, GROUP, indexer.handle, concurrency=settings.indexing_concurrency)
@@ -109,6 +115,7 @@ async def serve(settings: MemorySettings) -> None:
         await tokens.close()
         await router.close()
         await redis.aclose()
+        await databases.close()
         await bus.close()
         await close_pool(pool)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
 
 _MIB = 1024 * 1024
+_PLACE = re.compile(r"[a-z0-9._:-]+:[0-9]{1,5}")
 
 
 class MemorySettings(ServiceSettings):
@@ -39,8 +45,46 @@ class MemorySettings(ServiceSettings):
 
     @field_validator("embedding_timeout")
     @classmethod
+    secrets_file: Path | None = Field(
+        None, description="YAML of secrets by name, mode 0600: URLs of data sources; unset: no secrets"
+    )
+    source_urls_dir: Path | None = Field(None, description="folder of files TENANT/NAME with URLs of data sources")
+    source_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="host:port pairs, and folders of Unix sockets, where databases of data sources may be"
+    )
+    source_seconds: float = Field(30, ge=0.1, le=300, description="most seconds of a query")
+    source_rows: int = Field(10_000, ge=1, le=100_000, description="most rows of a result")
+    source_bytes: int = Field(_MIB, ge=1024, le=3 * _MIB, description="most bytes of a result, as JSON")
+    source_cost: float = Field(
+        10_000_000, ge=0, description="most that the database's planner may expect a query to cost; 0: any"
+    )
+    source_queries: int = Field(
+        8, ge=1, le=1000, description="queries of a tenant at a time, and connections to a database"
+    )
     def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:
         """A call that outlives the lease would be made again and again."""
+    @field_validator("source_hosts", mode="before")
+    @classmethod
+    def _read_hosts(cls, value: Any) -> Any:
+        """A list as JSON or with commas."""
+        if not isinstance(value, str):
+            return value
+        if value.strip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError("must be a JSON list, or places with commas") from error
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @field_validator("source_hosts")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Nothing that looks allowed and never matches."""
+        for place in value:
+            if not place.startswith("/") and not _PLACE.fullmatch(place):
+                raise ValueError(f"{place!r} must be host:port in lower case, or the folder of a Unix socket")
+        return value
+
         lease = info.data.get("indexing_lease", value)
         if value >= lease:
             raise ValueError(f"must be less than the indexing lease ({lease:g} s)")

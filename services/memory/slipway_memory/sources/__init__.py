@@ -1,0 +1,1 @@
+"""Governed data sources: databases that are queried within what is declared and what policy permits."""
