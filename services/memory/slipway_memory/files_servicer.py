@@ -59,8 +59,13 @@ class FilesServicer(memory_pb2_grpc.FilesServiceServicer):
     ) -> AsyncIterator[pb.DownloadFileResponse]:
         """See proto."""
         file = await self._files.get(current_caller(), request.file_id)
+        parts = self._files.read(file)
+        # Before anything is answered, so that a store that is away is an error and no answer that breaks off.
+        first = await anext(parts, b"")
         yield pb.DownloadFileResponse(file=convert.file_message(file))
-        async for part in self._files.read(file):
+        if first:
+            yield pb.DownloadFileResponse(data=first)
+        async for part in parts:
             yield pb.DownloadFileResponse(data=part)
 
     async def DeleteFile(self, request: pb.DeleteFileRequest, context: Context) -> pb.DeleteFileResponse:

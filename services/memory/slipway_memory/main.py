@@ -124,9 +124,10 @@ async def serve(settings: MemorySettings) -> None:
         settings,
         servicers=servicers,
         background={"outbox-relay": outbox.relay, "indexer": consume, "sweeper": sweeper.run, "retention": prune},
-        # Without Redis sessions answer UNAVAILABLE, without the bus documents wait to be indexed: all else goes on.
+        # Without Redis sessions answer UNAVAILABLE, without the object store uploads and downloads do, without the bus
+        # documents wait to be indexed: all else goes on.
         readiness=Readiness(
-            {"postgres": database_answers, "objects": objects.check}, {"redis": redis_answers, "bus": bus.ping}
+            {"postgres": database_answers}, {"objects": objects.check, "redis": redis_answers, "bus": bus.ping}
         ),
         on_stop=stop,
     )
