@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import structlog
 from opentelemetry.trace import SpanKind
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from slipway_chassis import telemetry
 from slipway_chassis.errors import Internal, SlipwayError
 from starlette.requests import ClientDisconnect
@@ -33,6 +33,9 @@ _durations = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
     registry=telemetry.registry,
 )
+_in_flight = Gauge(
+    "slipway_http_in_flight", "HTTP requests that are being answered, streams included", registry=telemetry.registry
+)
 log = structlog.get_logger(__name__)
 
 
@@ -51,6 +54,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, status, complete = time.perf_counter(), 0, False
+        _in_flight.inc()
 
         async def counted(message: Message) -> None:
             nonlocal status, complete
@@ -89,6 +93,7 @@ class Guard:
                 seconds = time.perf_counter() - started
                 _requests.labels(scope["method"], route, str(status or 499)).inc()
                 _durations.labels(route).observe(seconds)
+                _in_flight.dec()
                 span.update_name(f"{scope['method']} {route}")
                 span.set_attribute("http.route", route)
                 span.set_attribute("http.response.status_code", status or 499)
