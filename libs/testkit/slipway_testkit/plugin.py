@@ -119,6 +119,12 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.servers)])
+def cache_url(request: pytest.FixtureRequest) -> str:
+    """URL of a cache, once per kind: what runs on Valkey runs on Redis."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[RabbitServer]:
     """The session's RabbitMQ from Debian."""

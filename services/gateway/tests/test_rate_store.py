@@ -27,8 +27,8 @@ def caller(subject: str) -> Principal:
 
 
 @pytest.fixture
-async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(valkey_url) as client:
+async def redis(cache_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(cache_url) as client:
         yield client
 
 

@@ -165,8 +165,8 @@ ALICE = Caller("alice", "acme", "user", frozenset(), frozenset(), None, None, "t
 
 
 @pytest.fixture(params=["shared", "degraded"])
-async def throttle(request, valkey_url, free_port):
-    url = valkey_url if request.param == "shared" else f"redis://127.0.0.1:{free_port()}"
+async def throttle(request, cache_url, free_port):
+    url = cache_url if request.param == "shared" else f"redis://127.0.0.1:{free_port()}"
     redis = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
     yield SharedThrottle(redis, prefix=f"test:{os.urandom(6).hex()}")
     await redis.aclose()

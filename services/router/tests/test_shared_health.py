@@ -20,8 +20,8 @@ class Clock:
 
 
 @pytest.fixture
-async def redis(valkey_url):
-    client = Redis.from_url(valkey_url, socket_timeout=2)
+async def redis(cache_url):
+    client = Redis.from_url(cache_url, socket_timeout=2)
     yield client
     await client.aclose()
 
