@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fault_testing.desk import Order, check_evidence, check_run, decide, ended, persistent, start, until
+from fault_testing.desk import Order, approve_all, check_evidence, check_run, ended, start, until
 from fault_testing.ledger import Ledger
 from fault_testing.processes import kill, running
 from slipway_testkit.stack import Stack
@@ -36,15 +36,6 @@ class Killer:
             time.sleep(self._draw.uniform(0.05, 1.5))
             until(lambda name=victim: kill(self._stack, name), 60, f"{victim} runs, to be killed")
             self.killed.append(victim)
-
-
-def approve_all(stack: Stack, references: set[str], stop: threading.Event) -> None:
-    """bob, who approves what waits for him."""
-    with stack.as_user("bob") as bob:
-        while not stop.wait(0.5):
-            for approval in persistent(lambda: list(bob.approvals.list(state="pending"))):
-                if approval.arguments and approval.arguments.get("reference") in references:
-                    decide(bob, approval)
 
 
 @pytest.mark.timeout(300)

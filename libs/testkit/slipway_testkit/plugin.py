@@ -61,8 +61,12 @@ def installed_program() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The session's embedded PostgreSQL 18 with pgvector."""
-    with postgres.embedded_postgres() as server:
+    """The session's embedded PostgreSQL 18 with pgvector; with SLIPWAY_TEST_POSTGRES=debian that of the distribution.
+
+    So every suite can be run on either; the one of the memory service needs pgvector, which Debian 12 does not have.
+    """
+    debian = os.environ.get("SLIPWAY_TEST_POSTGRES") == "debian"
+    with required_or_skipped(postgres.debian_postgres() if debian else postgres.embedded_postgres()) as server:
         yield server
 
 
@@ -87,10 +91,16 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def debian_postgres_url() -> Iterator[str]:
+def debian_postgres_server() -> Iterator[PostgresServer]:
     """Debian's PostgreSQL over TCP: the production profile's kind."""
     with required_or_skipped(postgres.debian_postgres()) as server:
-        yield server.url()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def debian_postgres_url(debian_postgres_server: PostgresServer) -> str:
+    """URL of the maintenance database of Debian's PostgreSQL."""
+    return debian_postgres_server.url()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The agent whose runs the tests follow, and what must hold of every one of them at its end."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,6 +134,15 @@ def decide(bob: Client, approval: Approval) -> None:
                 raise
 
     persistent(ask)
+
+
+def approve_all(stack: Stack, references: set[str], stop: threading.Event) -> None:
+    """bob, who approves what waits for him, until he is told to stop."""
+    with stack.as_user("bob") as bob:
+        while not stop.wait(0.5):
+            for approval in persistent(lambda: list(bob.approvals.list(state="pending"))):
+                if approval.arguments and approval.arguments.get("reference") in references:
+                    decide(bob, approval)
 
 
 def ended(client: Client, run_id: str) -> Run | None:

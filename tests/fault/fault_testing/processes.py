@@ -34,10 +34,15 @@ def kill(stack: Stack, name: str) -> bool:
     return True
 
 
-def metrics_url(process: psutil.Process) -> str:
-    """Where a process serves /metrics: what its settings say."""
+def ops_url(process: psutil.Process, page: str) -> str:
+    """Where a process serves `metrics`, `readyz` and `livez`: what its settings say."""
     (address,) = (value for name, value in process.environ().items() if name.endswith("_METRICS_LISTEN"))
-    return f"http://{address}/metrics"
+    return f"http://{address}/{page}"
+
+
+def metrics_url(process: psutil.Process) -> str:
+    """Where a process serves /metrics."""
+    return ops_url(process, "metrics")
 
 
 def metric_families(stack: Stack, name: str) -> dict[str, Metric]:
