@@ -17,7 +17,6 @@ from slipway_cli.supervisor.data_dir import DataDir, ProcessRecord, StackState, 
 from slipway_cli.supervisor.events import Events
 from slipway_cli.supervisor.ports import free_ports, refuse_port_in_use
 from slipway_cli.supervisor.refusal import StartRefusedError
-from slipway_cli.supervisor.servers_file import RealServers, read_servers
 from slipway_cli.supervisor.spec import ProcessSpec
 from slipway_cli.supervisor.supervise import Supervisor
 from slipway_cli.supervisor.up import refuse_incomplete_config
@@ -212,39 +211,6 @@ def test_a_port_in_use_is_refused_with_what_to_do() -> None:
         port = holder.getsockname()[1]
         with pytest.raises(StartRefusedError, match=f"port {port} is in use.*--port"):
             refuse_port_in_use(port)
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("bus: http://x", "bus must be a URL that starts with one of amqp://"),
-        ("queue: amqp://x", "unknown server 'queue'"),
-        ("- a\n- b", "must map server names to URLs"),
-        ("bus: [", "cannot be read"),
-    ],
-)
-def test_a_wrong_servers_file_is_refused_by_entry(tmp_path: Path, text: str, complaint: str) -> None:
-    file = tmp_path / "servers.yaml"
-    file.write_text(text)
-    with pytest.raises(StartRefusedError, match=complaint):
-        read_servers(file)
-
-
-async def test_a_real_server_that_is_not_there_is_refused_at_once_without_its_password() -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-        servers = RealServers(redis=f"redis://user:hidden@127.0.0.1:{port}/0")
-        with pytest.raises(StartRefusedError, match=f"redis at 127.0.0.1:{port} cannot be reached") as refused:
-            await servers.refuse_unreachable()
-    assert "hidden" not in str(refused.value)
-
-
-async def test_real_servers_that_answer_are_taken() -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        await RealServers(bus=f"amqp://127.0.0.1:{listening.getsockname()[1]}/").refuse_unreachable()
 
 
 def test_a_configuration_folder_that_lacks_a_part_is_refused_by_its_name(tmp_path: Path) -> None:

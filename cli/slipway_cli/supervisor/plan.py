@@ -90,10 +90,13 @@ class _Planner:
         for name in (*_SERVICES, *(f"worker-{n}" for n in range(1, options.workers + 1))):
             names += [f"{name}/grpc", f"{name}/metrics"]
         self._port = dict(zip(names, free_ports(len(names)), strict=True))
-        self._postgres = options.servers.postgres or postgres.embedded(self._port["postgres"], secrets)
+        self._postgres = options.servers.postgres_server or postgres.embedded(self._port["postgres"], secrets)
         self._redis = options.servers.redis or valkey.url(self._port["valkey"], secrets)
         self._bus = options.servers.bus or self._redis
-        self._issuer = f"http://{LOOPBACK}:{self._port['issuer']}/realms/slipway"
+        self._identity = options.servers.identity
+        self._issuer = (
+            self._identity.issuer if self._identity else f"http://{LOOPBACK}:{self._port['issuer']}/realms/slipway"
+        )
 
     async def plan(self) -> Plan:
         """Everything, in no order: each process names what it needs."""
@@ -106,8 +109,11 @@ class _Planner:
         if self._options.servers.redis is None:
             processes.append(valkey.process(self._directory, self._port["valkey"], self._secrets, self._env))
         servers = tuple(process.name for process in processes)
-        processes += [self._local_models(), self._dev_issuer()]
-        processes += [self._gateway(servers)]
+        processes.append(self._local_models())
+        if self._identity is None:
+            processes += [self._dev_issuer(), self._gateway((*servers, "issuer"))]
+        else:
+            processes.append(self._gateway(servers))
         processes += [self._service(name, servers) for name in ("audit", "memory", "tools")]
         processes += [self._router((*servers, "local-models"))]
         processes += [self._service("orchestrator", servers, arguments=("api",))]
@@ -148,7 +154,7 @@ class _Planner:
     ) -> ProcessSpec:
         name = process or service
         own = {
-            "memory": {"OBJECTS_URL": f"file://{self._folder('objects')}"},
+            "memory": self._stores(),
             "tools": {
                 "SECRETS_FILE": str(
                     self._secrets_file(
@@ -184,18 +190,40 @@ class _Planner:
         write_private(service_secrets, json.dumps(self._secrets.services))
         return self._service(
             "gateway",
-            (*after, "issuer"),
+            after,
             extra={
                 "HTTP_LISTEN": f"{LOOPBACK}:{self._options.port}",
-                "OIDC_ISSUER": self._issuer,
-                "OIDC_AUDIENCE": "slipway",
-                "OIDC_AZP": json.dumps(["slipway-cli", "slipway-ci"]),
-                "DIRECTORY_URL": f"realm-file://{self._realm()}",
+                **self._sign_in(),
                 "SIGNING_KEY_FILE": str(self._directory.keys / "gateway" / "signing.pem"),
                 "SERVICE_SECRETS_FILE": str(service_secrets),
             },
             detail=f"HTTP http://{LOOPBACK}:{self._options.port}",
         )
+
+    def _sign_in(self) -> dict[str, str]:
+        """Whose tokens the gateway takes, and where it looks people up."""
+        identity = self._identity
+        settings = {
+            "OIDC_ISSUER": self._issuer,
+            "OIDC_AUDIENCE": identity.audience if identity else "slipway",
+            "OIDC_AZP": json.dumps(identity.clients if identity else ["slipway-cli", "slipway-ci"]),
+            "DIRECTORY_URL": identity.directory_url if identity else f"realm-file://{self._realm()}",
+        }
+        if identity:
+            secret = self._directory.keys / "directory-secret"
+            write_private(secret, identity.client_secret)
+            settings["DIRECTORY_SECRET_FILE"] = str(secret)
+            if identity.ca_file:
+                settings["OIDC_CA_FILE"] = str(Path(identity.ca_file).absolute())
+        return settings
+
+    def _stores(self) -> dict[str, str]:
+        """Where memory keeps originals and files, and where its passages."""
+        servers = self._options.servers
+        settings = {"OBJECTS_URL": servers.objects or f"file://{self._folder('objects')}"}
+        if servers.vectors:
+            settings["VECTORS_URL"] = servers.vectors
+        return settings
 
     def _router(self, after: tuple[str, ...]) -> ProcessSpec:
         return self._service(

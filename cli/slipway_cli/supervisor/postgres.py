@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -34,9 +35,18 @@ class PostgresServer:
     port: int
     admin_url: str
 
+    @staticmethod
+    def at(admin_url: str) -> "PostgresServer":
+        """The server at that address."""
+        parts = urlsplit(admin_url)
+        return PostgresServer(parts.hostname or LOOPBACK, parts.port or 5432, admin_url)
+
     def database_url(self, service: str, secrets: Secrets) -> str:
         """Address of a service's own database, as its own role."""
-        return f"postgresql://slipway_{service}:{secrets.databases[service]}@{self.host}:{self.port}/slipway_{service}"
+        admin = urlsplit(self.admin_url)
+        netloc = f"slipway_{service}:{secrets.databases[service]}@{admin.netloc.rpartition('@')[2]}"
+        # Its parameters go with it: sslmode=verify-full, or the folder of a socket.
+        return admin._replace(netloc=netloc, path=f"/slipway_{service}").geturl()
 
 
 def embedded(port: int, secrets: Secrets) -> PostgresServer:
@@ -122,7 +132,7 @@ async def prepare(server: PostgresServer, secrets: Secrets) -> None:
 
 
 async def _create_vector_extension(server: PostgresServer) -> None:
-    memory = await asyncpg.connect(server.admin_url.rsplit("/", 1)[0] + "/slipway_memory", timeout=10)
+    memory = await asyncpg.connect(server.admin_url, database="slipway_memory", timeout=10)
     try:
         await memory.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except asyncpg.FeatureNotSupportedError:

@@ -36,7 +36,8 @@ async def up(data_dir: Path, options: Options, *, console: Console) -> int:
             events.tell("note", name, "was left by a supervisor that crashed; ended")
         refuse_port_in_use(options.port)
         refuse_incomplete_config(options.config)
-        await options.servers.refuse_unreachable()
+        for finding in await options.servers.refuse_unusable():
+            events.tell("note", finding.subject, finding.text + (f": {finding.remedy}" if finding.remedy else ""))
         await _check_sandbox(directory, events)
         _turn_logs(directory)
         plan = await make_plan(directory, options)
