@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aio_pika
+import httpx
 import pytest
 from fault_testing.desk import Order, check_evidence, check_run, ended, open_desk, start, until
 from fault_testing.ledger import Ledger
-from fault_testing.processes import freeze, kill, metric
+from fault_testing.processes import freeze, kill, metric, ops_url, running
 from slipway_testkit.servers.rabbitmq import RabbitServer
 from slipway_testkit.stack import SLIPWAY, Stack
 
@@ -58,6 +59,13 @@ def purge(url: str, queue: str, expected: int) -> None:
                     await asyncio.sleep(0.02)
 
     asyncio.run(empty())
+
+
+def degraded_by(stack: Stack, process: str) -> list[str]:
+    """What a process that is ready says that it misses."""
+    child = running(stack, process)
+    assert child is not None
+    return list(httpx.get(ops_url(child, "readyz"), timeout=10).raise_for_status().json()["degraded"])
 
 
 def test_a_postgresql_without_pgvector_is_refused(debian_postgres_url: str, tmp_path: Path) -> None:
@@ -130,6 +138,8 @@ def test_runs_go_on_without_the_broker_and_their_evidence_becomes_complete_with_
             runs |= {start(alice, order): order for order in others}
             for run_id in list(runs)[1:]:
                 until(lambda run_id=run_id: ended(alice, run_id), 90, "runs end without a broker")
+            for process in ("gateway", "router", "orchestrator", "memory", "tools", "audit", *WORKERS):
+                until(lambda name=process: degraded_by(real_stack, name) == ["bus"], 30, f"{process} names the bus")
             ledger.release(held.reference)
             until(lambda: ended(alice, next(iter(runs))), 60, "the run in the middle of a step ends, too")
             until(
