@@ -10,7 +10,7 @@ from slipway_chassis.caller import Caller
 from slipway_chassis.effects import EffectKeyLike
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.policy import PolicyDecision
-from slipway_chassis.postgres import transaction
+from slipway_chassis.postgres import connection
 from slipway_chassis.telemetry import current_trace_id
 
 from slipway_tools.result import ToolResult
@@ -103,7 +103,7 @@ class Recorder:
             time=datetime.now(UTC),
             trace_id=current_trace_id(),
         )
-        async with transaction(self._pool) as conn:
+        async with connection(self._pool) as conn:  # one statement
             await self._evidence.record(conn, sealed, subject=caller.subject)
         return RecordRef(sealed.event_id, sealed.commitment)
 

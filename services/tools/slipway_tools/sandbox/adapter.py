@@ -1,5 +1,6 @@
 """The seam between what runs programs and what closes them off: one implementation per kind of sandbox."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +60,11 @@ class Adapter(Protocol):
     @property
     def downgrades(self) -> tuple[str, ...]:
         """What of the limits this kind of sandbox can't enforce by itself on this machine."""
+        ...
+
+    @property
+    def kill_signal(self) -> signal.Signals:
+        """What has the sandbox's own process end at once, with all that is in it; SIGKILL follows if it does not."""
         ...
 
     def command(self, wiring: Wiring) -> list[str]:

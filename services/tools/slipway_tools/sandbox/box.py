@@ -22,6 +22,7 @@ from slipway_tools.sandbox.wire import encode, read_report
 
 log = structlog.get_logger(__name__)
 _START_SECONDS = 15.0
+_END_SECONDS = 0.25  # for a sandbox to end its own processes, before it is killed with them
 _STOP_SECONDS = 0.8  # a session whose program does not end by then is given up: cancelling takes a second at most
 
 # Joins the control groups given before `--`, waits for a line, becomes the sandbox. End of input ends it: the service
@@ -231,11 +232,14 @@ class Box:
         self._journal += chunk[: max(4096 - len(self._journal), 0)]
 
     def kill(self) -> None:
-        """Kill everything in it, at once."""
+        """Kill everything in it, at once; `end` sees to it that this happened."""
+        self._signal(self.adapter.kill_signal)
+
+    def _signal(self, number: signal.Signals) -> None:
         # The first process of the sandbox dies with its starter (PR_SET_PDEATHSIG), and with it its PID namespace.
         if not self._ended:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                signal.pidfd_send_signal(self._handle, number)
 
     async def end(self) -> None:
         """Kill, wait, reap, close, and remove what it left."""
@@ -246,6 +250,10 @@ class Box:
         gone = asyncio.Event()
         loop.add_reader(self._handle, gone.set)
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await gone.wait()
+            self._signal(signal.SIGKILL)
             await gone.wait()
         finally:
             self._ended = True

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Gvisor:
     root: Path
     home: Path
     limits: Limits
+    kill_signal: signal.Signals = signal.SIGKILL  # runsc would hand others on to the program
     name: str = "runsc"
     overhead: Overhead = _OVERHEAD
     _bundles: dict[str, Path] = field(default_factory=dict[str, Path])

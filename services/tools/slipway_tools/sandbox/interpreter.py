@@ -19,9 +19,16 @@ WORK = "/work"
 USER = 1000
 
 
-def become(code: bytes) -> None:
-    """Run the caller's code as `__main__` and end; its own modules come after the standard library's."""
+def make_ready() -> ModuleType:
+    """The module that a program runs as; what every program needs is done once, so that its pages are our own then."""
     main = _main_module()
+    exec(compile(b"pass", "main.py", "exec"), {})  # noqa: S102
+    gc.collect()
+    return main
+
+
+def become(code: bytes, main: ModuleType) -> None:
+    """Run the caller's code as `__main__` and end; its own modules come after the standard library's."""
     _leave(_run(code, main))
 
 

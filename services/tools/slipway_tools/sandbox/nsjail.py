@@ -1,6 +1,7 @@
 """Sandboxes by nsjail: namespaces, a pivoted root, resource limits and a filter for system calls."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,9 @@ class Nsjail:
     limits: Limits
     policy: str
     network_policy: str
+    # nsjail kills and reaps its first process then: one that is orphaned waits for the machine's init, which may take
+    # seconds, and keeps its control group until it is reaped.
+    kill_signal: signal.Signals = signal.SIGTERM
     name: str = "nsjail"
     overhead: Overhead = _OVERHEAD
 

@@ -6,6 +6,7 @@ code yet.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from slipway_tools.sandbox.turns import Turns
 log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
 _BREATH_SECONDS = 0.05  # a call's answer, and the rest of a burst, go before what is done for later calls
+_ANSWER_SECONDS = 0.008  # until a call's answer is on its way
 _START_AGAIN_SECONDS = (0.0, 0.05, 0.2, 0.5)  # pauses before a sandbox that did not come up is started once more
 
 
@@ -79,6 +81,7 @@ class SandboxPool:
         self._topping_up = False
         self._closed = False
         self._started = 0
+        self._taken = 0.0  # when a sandbox that waited was given out last
 
     @classmethod
     async def open(cls, adapter: Adapter, size: PoolSize, *, require_cgroups: bool = False) -> "SandboxPool":
@@ -190,6 +193,7 @@ class SandboxPool:
                 while waiting:
                     held = waiting.popleft()
                     if held.box.alive:
+                        self._taken = time.monotonic()
                         SANDBOXES_WARM.set(len(self._warm))
                         return held
                     self._retire(held)
@@ -218,11 +222,12 @@ class SandboxPool:
 
     def _retire(self, held: Held) -> None:
         """End a sandbox. The answer does not wait for it; its place comes back when nothing is left in it."""
-        held.box.kill()
         self._spawn(self._end(held))
 
     async def _end(self, held: Held) -> None:
         try:
+            if not held.box.broken:
+                await asyncio.sleep(_ANSWER_SECONDS)  # nothing runs in it any more: the answer goes first
             await held.box.end()
             if held.door is not None:
                 held.door.close()
@@ -246,6 +251,8 @@ class SandboxPool:
         """Have launchers and warm sandboxes wait, as many as there shall be."""
         try:
             await asyncio.sleep(_BREATH_SECONDS)
+            while self._warm and (rest := self._taken + _BREATH_SECONDS - time.monotonic()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(rest)
             while len(self._launchers) < self._size.slots and not self._places.empty() and not self._closed:
                 self._launchers.append(self._launch(self._places.get_nowait()))
                 await asyncio.sleep(0)
@@ -300,11 +307,13 @@ async def _call(held: Held, program: Program, network: Network | None, *, surviv
 
 
 async def _emptied(group: SlotGroup) -> None:
-    """The kernel takes a moment to take killed processes out of their group."""
+    """The kernel takes a moment to take the dead out of their group, and orphans wait for the machine's init."""
+    pause = 0.002
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_EMPTY_SECONDS):
-            while not group.empty():  # noqa: ASYNC110 - a control group tells nobody
-                await asyncio.sleep(0.002)
+            while not group.empty():
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.1)
             return
     log.error("sandbox.processes_left", groups=[str(folder) for folder in group.folders])
 

@@ -54,6 +54,7 @@ class Runner:
         self.relaying = 0
         self.interpreter: tuple[int, int, int] | None = None  # process, its requests, its answers
         self.interpreter_cpu = 0  # microseconds that it spent on the last request
+        self.ahead: tuple[int, int] | None = None  # a child that waits for its program, and the pipe it hears of it by
         self.wake, self.wakened = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # Python's own handler would make this process one that its own namespace can interrupt.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -61,10 +62,17 @@ class Runner:
         _signal.set_wakeup_fd(self.wakened, warn_on_full_buffer=False)
 
     def serve(self) -> tuple[Any, ...]:
-        """Run what is asked for; in the child, what to become: `program` and code, or `interpreter` and its pipes."""
+        """Run what is asked for; in the child, what to become.
+
+        That is `program`, its code and its main module, or `interpreter` and its pipes.
+        """
         gc.freeze()  # what is here now is shared with every program: collecting must not touch it
         os.write(self.report, b"ready\n")
         while True:
+            if self.interpreter is None and self.relay is None:
+                then = self.fork_ahead()
+                if then is not None:
+                    return then
             request = _receive()
             if request["op"] == "run":
                 then = self.run(request)
@@ -86,7 +94,7 @@ class Runner:
                 status = self.ask(request["cpu"])
             else:
                 pipes = (*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)) if request["keep"] else None
-                child = os.fork()
+                child = self.waiting_child(request, pipes) or os.fork()
                 if child == 0:
                     return self.begin(request, code, stdin, pipes)
                 if pipes:
@@ -106,6 +114,48 @@ class Runner:
         kind, result = workspace.result(request["result"])
         self.answer(request, status, kind, result, before, self.left(request["outputs"], seen))
         return None
+
+    def fork_ahead(self) -> tuple[Any, ...] | None:
+        """Have a child wait for the next program, with what a fork costs behind it; in it, what to become then."""
+        hear, tell = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child:
+            os.close(hear)
+            self.ahead = (child, tell)
+            return None
+        os.close(tell)
+        main = python.make_ready()
+        message = os.read(hear, select.PIPE_BUF)
+        if not message:
+            os._exit(0)
+        os.close(hear)
+        request = marshal.loads(message)  # noqa: S302 - from the parent
+        stdin = os.open(f"{workspace.WORK}/.stdin", os.O_RDONLY | os.O_CLOEXEC)
+        workspace.remove(".stdin")
+        code = b""
+        if request["runtime"] == "python":
+            with open(f"{workspace.WORK}/main.py", "rb", buffering=0) as file:
+                code = file.readall()
+        return self.begin(request, code, stdin, None, main)
+
+    def waiting_child(self, request: dict[str, Any], pipes: tuple[int, ...] | None) -> int:
+        """The child that was forked ahead, told what to run; 0: there is none, or an interpreter is to be begun."""
+        if self.ahead is None:
+            return 0
+        child, tell = self.ahead
+        self.ahead = None
+        try:
+            if pipes is None:
+                told = {name: request[name] for name in ("runtime", "cpu", "address_space")}
+                os.write(tell, marshal.dumps(told))
+        except OSError:
+            pass  # it was killed, for want of memory: the wait tells so
+        finally:
+            os.close(tell)
+        if pipes is None:
+            return child
+        os.waitpid(child, 0)
+        return 0
 
     def set_up(self, request: dict[str, Any]) -> tuple[bytes, int]:
         """Write what the program needs; its code, and a descriptor of its standard input. Raises OSError."""
@@ -127,11 +177,19 @@ class Runner:
         for file in files:
             workspace.write(*file)
         descriptor = os.open(f"{workspace.WORK}/.stdin", os.O_RDONLY | os.O_CLOEXEC)
-        if not (request["keep"] and self.interpreter is not None):
+        takes_it = self.interpreter if request["keep"] else self.ahead
+        if takes_it is None:
             workspace.remove(".stdin")
         return code, descriptor
 
-    def begin(self, request: dict[str, Any], code: bytes, stdin: int, pipes: tuple[int, ...] | None) -> tuple[Any, ...]:
+    def begin(
+        self,
+        request: dict[str, Any],
+        code: bytes,
+        stdin: int,
+        pipes: tuple[int, ...] | None,
+        main: ModuleType | None = None,
+    ) -> tuple[Any, ...]:
         """In the child: become the program, or tell what Python is to run."""
         python.leave_root()
         _signal.set_wakeup_fd(-1)
@@ -153,7 +211,7 @@ class Runner:
                 os.close(pipes[2])
                 return ("interpreter", pipes[0], pipes[3])
             python.bound_cpu(request["cpu"], for_good=True)
-            return ("program", code)
+            return ("program", code, main or python.make_ready())
         python.bound_cpu(request["cpu"], for_good=True)
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores them
             _signal.signal(number, _signal.SIG_DFL)
@@ -319,6 +377,6 @@ def main() -> tuple[Any, ...]:
 
 then = main()
 if then[0] == "program":
-    python.become(then[1])
+    python.become(then[1], then[2])
 else:
     python.interpret(then[1], then[2])
