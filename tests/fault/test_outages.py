@@ -127,11 +127,9 @@ def outages(
             f"postgres: {postgres.url()}\n"
             f"redis: {redis_server.url.removesuffix('/0')}/7\n"
             f"bus: {rabbitmq_server.create_vhost()}\n"
+            f"objects: {s3_server.url(s3_server.create_bucket())}\n"
         )
-        stack = start_stack(
-            folder / "data", "--servers", str(file), "--allow-http", ledger.address,
-            settings={"SLIPWAY_MEMORY_OBJECTS_URL": s3_server.url(s3_server.create_bucket())},
-        ).ready()  # fmt: skip
+        stack = start_stack(folder / "data", "--servers", str(file), "--allow-http", ledger.address).ready()
         open_desk(stack, ledger)
         servers: dict[str, Server] = {
             "postgres": postgres, "redis": redis_server, "bus": rabbitmq_server, "objects": s3_server
