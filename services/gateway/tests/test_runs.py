@@ -196,6 +196,13 @@ def test_a_service_that_is_away_is_503_and_a_crash_shows_nothing(
     answer = httpx.get(f"{lonely.url}/v1/runs", headers={"Authorization": f"Bearer {issuer.token('alice')}"})
     assert answer.status_code == 503
     assert "127.0.0.1" not in answer.text
+    # It is named, and the gateway stays ready for what does not need it.
+    deadline = time.monotonic() + 30
+    while "orchestrator" not in (ready := httpx.get(f"{lonely.url}/readyz")).json()["degraded"]:
+        assert time.monotonic() < deadline, ready.text
+        time.sleep(0.1)
+    assert ready.status_code == 200
+    assert ready.json()["degraded"]["orchestrator"] == "NoAnswer"
 
 
 def test_events_come_in_pages(services: Any, alice: Any) -> None:
