@@ -1,0 +1,90 @@
+{{- define "slipway.fullname" -}}
+{{- if contains "slipway" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-slipway" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{/* Name of a component's objects: (dict "root" $ "component" "localModels") */}}
+{{- define "slipway.name" -}}
+{{ include "slipway.fullname" .root }}-{{ .component | kebabcase }}
+{{- end }}
+
+{{- define "slipway.selector" -}}
+app.kubernetes.io/name: slipway
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component | kebabcase }}
+{{- end }}
+
+{{/* Labels of all objects; with a component those of its objects. */}}
+{{- define "slipway.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ include "slipway.tag" .root | quote }}
+app.kubernetes.io/part-of: slipway
+{{- if .component }}
+{{ include "slipway.selector" . }}
+{{- end }}
+{{- end }}
+
+{{- define "slipway.tag" -}}
+{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "slipway.image" -}}
+{{- with .root.Values.image }}{{ with .registry }}{{ . }}/{{ end }}{{ .repository }}{{ end }}/{{ .image }}:{{ include "slipway.tag" .root }}
+{{- end }}
+
+{{/* gRPC target of a component: all of its pods' addresses, between which the client itself takes turns. */}}
+{{- define "slipway.target" -}}
+{{- $name := include "slipway.name" . -}}
+{{- if eq .component "gateway" }}{{ $name = printf "%s-grpc" $name }}{{ end -}}
+dns:///{{ $name }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}:50051
+{{- end }}
+
+{{- define "slipway.publicHost" -}}
+{{ (urlParse .Values.publicUrl).host | splitList ":" | first }}
+{{- end }}
+
+{{/* JSON: hosts that requests may name, those of publicUrl and of the Service within the cluster. */}}
+{{- define "slipway.allowedHosts" -}}
+{{- $name := include "slipway.name" (dict "root" . "component" "gateway") -}}
+{{- $inside := list $name (printf "%s.%s" $name .Release.Namespace) (printf "%s.%s.svc" $name .Release.Namespace) (printf "%s.%s.svc.%s" $name .Release.Namespace .Values.clusterDomain) -}}
+{{- concat (.Values.services.gateway.allowedHosts | default (list (include "slipway.publicHost" .))) $inside | toJson -}}
+{{- end }}
+
+{{- define "slipway.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ .Values.podSecurity.runAsUser }}
+runAsGroup: {{ .Values.podSecurity.runAsUser }}
+fsGroup: {{ .Values.podSecurity.runAsUser }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "slipway.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "slipway.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{ range . }}
+  - name: {{ . }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What runs, and what it calls. `service` names the settings' prefix and the Secret. */}}
+{{- define "slipway.components" -}}
+gateway: {service: gateway, image: gateway, redis: true, calls: [router, orchestrator, memory, tools, audit], egress: [identity]}
+router: {service: router, image: router, redis: true, calls: [], egress: [models]}
+orchestrator: {service: orchestrator, image: orchestrator, arguments: [api], calls: [router, memory, tools, gateway], egress: []}
+worker: {service: orchestrator, image: orchestrator, arguments: [worker], calls: [router, memory, tools, gateway], egress: []}
+memory: {service: memory, image: memory, redis: true, calls: [router, gateway], egress: [objects]}
+tools: {service: tools, image: tools, calls: [memory], egress: [targets]}
+audit: {service: audit, image: audit, calls: [], egress: []}
+{{- end }}
+
+{{/* Is audit allowed more than one pod? */}}
+{{- define "slipway.auditShared" -}}
+{{- if has "ReadWriteMany" .Values.services.audit.heads.accessModes }}true{{ end }}
+{{- end }}

@@ -1,0 +1,47 @@
+"""Values that cannot be: a sentence that names the value and the remedy, before anything is written."""
+
+import pytest
+from chart_testing.variants import REQUIRED, Helm, Object, Refused, merged
+
+
+@pytest.mark.parametrize(
+    ("values", "sentences"),
+    [
+        ({"publicUrl": ""}, ["publicUrl is not set"]),
+        ({"publicUrl": "slipway.example.com"}, ["/publicUrl"]),
+        ({"publicUrl": "https://slipway.example.com/path"}, ["/publicUrl"]),
+        ({"oidc": {"issuer": ""}}, ["oidc.issuer is not set"]),
+        ({"oidc": {"issuer": "http://keycloak.example.com/realms/slipway"}}, ["/oidc/issuer"]),
+        ({"directory": {"url": ""}}, ["directory.url is not set"]),
+        ({"directory": {"url": "ldap://example.com"}}, ["/directory/url"]),
+        ({"replicas": 3}, ["replicas"]),
+        ({"services": {"gatway": {"replicas": 3}}}, ["gatway"]),
+        ({"services": {"gateway": {"replicas": "three"}}}, ["/services/gateway/replicas", "integer"]),
+        ({"services": {"gateway": {"resources": {"requests": {"cpu": "a lot"}}}}}, ["/services/gateway/resources"]),
+        ({"services": {"gateway": {"settings": {"rate": 1}}}}, ["/services/gateway/settings", "'rate'"]),
+        (
+            {"services": {"router": {"settings": {"DATABASE_URL": "postgresql://a:b@c/d"}}}},
+            ["services.router.settings.DATABASE_URL is a secret", "key database-url"],
+        ),
+        ({"services": {"router": {"settings": {"GRPC_LISTEN": "0.0.0.0:1"}}}}, ["GRPC_LISTEN is set by the chart"]),
+        (
+            {"services": {"memory": {"autoscaling": {"minReplicas": 9}}}},
+            ["minReplicas (9) is more than maxReplicas (8)"],
+        ),
+        ({"services": {"audit": {"replicas": 2}}}, ["more than one replica", "ReadWriteMany"]),
+        ({"services": {"worker": {"autoscaling": {"mode": "prometheus"}}}}, ["autoscaling.prometheusUrl is not set"]),
+        ({"services": {"worker": {"autoscaling": {"mode": "keda"}}}}, ["/services/worker/autoscaling/mode"]),
+        ({"externalSecrets": {"enabled": True}}, ["externalSecrets.storeRef.name is not set"]),
+        ({"monitoring": {"serviceMonitor": {"enabled": True}}}, ["networkPolicy.metricsFrom lets nobody scrape"]),
+        ({"ingress": {"enabled": True}}, ["ingress.tlsSecret is not set"]),
+        ({"drain": {"preStopSeconds": 0}}, ["/drain/preStopSeconds"]),
+        ({"secrets": {"gateway": {"database-url": "postgresql://a:b@c/d"}}}, ["/secrets/gateway"]),
+        ({"podSecurity": {"runAsUser": 0}}, ["/podSecurity/runAsUser"]),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(helm: Helm, values: Object, sentences: list[str]) -> None:
+    with pytest.raises(Refused) as refused:
+        helm("template", merged(REQUIRED, values))
+    for sentence in sentences:
+        assert sentence in str(refused.value)
+    assert "postgresql://a:b@c/d" not in str(refused.value)
