@@ -97,7 +97,8 @@ build() {
   tar -c "$file" scripts/images k8s/policies k8s/catalogue examples/refund-desk "dist/images/$1" |
     docker build --quiet --network none --file "$file" --tag "$PREFIX$1:$TAG" \
       --build-arg "BASE=$BASE" --build-arg "ROUTER=${PREFIX}router:$TAG" \
-      --build-arg "VERSION=$TAG" --build-arg "REVISION=$revision" - >/dev/null
+      --build-arg "VERSION=$TAG" --build-arg "REVISION=$revision" - >dist/images/build.log 2>&1 ||
+    { cat dist/images/build.log >&2; fail "$1 was not built"; }
 }
 
 pip="$python -m pip"
