@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -15,9 +14,9 @@ from typing import Any
 
 import httpx
 
+from slipway_testkit.servers import programs
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, free_port
 
-_VERSION = "26.5.0"
 _MIN_JAVA = 21
 _REALM = Path(__file__).parents[4] / "k8s" / "realm" / "slipway-realm.json"
 _ADMIN = "admin"
@@ -52,8 +51,8 @@ class KeycloakServer:
         return f"keycloak+{self.issuer(realm)}?{options}"
 
     def start(self) -> None:
-        """Starts it and waits until the realm is there (20 s on an idle machine)."""
-        self.process.start(self._answers, timeout=110)
+        """Starts it and waits until the realm is there (20 s on an idle machine, minutes on a busy one)."""
+        self.process.start(self._answers, timeout=300)
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops it; `crash`: by SIGKILL."""
@@ -79,7 +78,7 @@ class KeycloakServer:
 @contextmanager
 def keycloak() -> Generator[KeycloakServer]:
     """Keycloak with a temporary folder of its own; ServerUnavailable when it or a JDK is not installed."""
-    installed, java = _installed(), _java_home()
+    installed, java = programs.keycloak_home(), programs.java_home(at_least=_MIN_JAVA)
     built = _built(installed, java)
     folder = Path(tempfile.mkdtemp(prefix="slipway-keycloak-"))
     port, password = free_port(), secrets.token_hex(16)
@@ -121,26 +120,8 @@ def keycloak() -> Generator[KeycloakServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _installed() -> Path:
-    for folder in (Path(__file__).parents[4] / ".servers" / "keycloak", _cache() / f"keycloak-{_VERSION}"):
-        if (folder / "bin" / "kc.sh").is_file():
-            return folder.resolve()
-    raise ServerUnavailable("Keycloak is not installed (run `make servers`)")
-
-
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway" / "servers"
-
-
-def _java_home() -> Path:
-    candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
-    candidates += [Path(__file__).parents[4] / ".servers" / "java", *sorted(Path("/usr/lib/jvm").glob("*"))]
-    for home in candidates:
-        release = home / "release"
-        found = re.search(r'JAVA_VERSION="(\d+)', release.read_text()) if release.is_file() else None
-        if found and int(found[1]) >= _MIN_JAVA:
-            return home
-    raise ServerUnavailable(f"Keycloak needs Java {_MIN_JAVA} or newer: install a JDK, or name one in JAVA_HOME")
 
 
 def _built(installed: Path, java: Path) -> Path:
