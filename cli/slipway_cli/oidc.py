@@ -93,7 +93,9 @@ def by_device(provider: Provider, tell: Callable[[str, str], None]) -> Tokens:
     """
     if not provider.device_url:
         raise SignInFailedError(f"{provider.issuer} has no device flow: use --browser")
-    answer = _send("POST", provider.device_url, {"client_id": provider.client_id, "scope": SCOPE})
+    # Keycloak wants PKCE in this flow as well where the client demands it; others ignore it.
+    verifier, proof = _pkce()
+    answer = _send("POST", provider.device_url, {"client_id": provider.client_id, "scope": SCOPE, **proof})
     if answer.status_code != 200:
         raise _refusal(answer, "the provider starts no device flow for this client")
     begun = _read(answer)
@@ -102,8 +104,8 @@ def by_device(provider: Provider, tell: Callable[[str, str], None]) -> Tokens:
     ends = time.monotonic() + float(begun["expires_in"])
     while time.monotonic() < ends:
         time.sleep(interval)
-        form = {"grant_type": _DEVICE_GRANT, "client_id": provider.client_id, "device_code": str(begun["device_code"])}
-        answer = _send("POST", provider.token_url, form)
+        form = {"grant_type": _DEVICE_GRANT, "client_id": provider.client_id, "code_verifier": verifier}
+        answer = _send("POST", provider.token_url, form | {"device_code": str(begun["device_code"])})
         if answer.status_code == 200:
             return _tokens(answer)
         error = _error(answer)
@@ -121,8 +123,7 @@ def by_browser(provider: Provider, open_page: Callable[[str], object]) -> Tokens
     """
     from slipway_cli.loopback import Listener, NobodyCameError
 
-    verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(16)
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    (verifier, proof), state = _pkce(), secrets.token_urlsafe(16)
     with Listener() as listener:
         query = {
             "client_id": provider.client_id,
@@ -130,8 +131,7 @@ def by_browser(provider: Provider, open_page: Callable[[str], object]) -> Tokens
             "response_type": "code",
             "scope": SCOPE,
             "state": state,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
+            **proof,
         }
         open_page(f"{provider.authorization_url}?{urlencode(query)}")
         try:
@@ -174,6 +174,13 @@ def revoke(provider: Provider, token: str) -> None:
     answer = _send("POST", provider.revocation_url, form)
     if answer.status_code != 200:
         raise _refusal(answer, "the provider did not revoke the session")
+
+
+def _pkce() -> tuple[str, dict[str, str]]:
+    """A verifier and what tells the provider of it beforehand (RFC 7636)."""
+    verifier = secrets.token_urlsafe(48)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return verifier, {"code_challenge": challenge, "code_challenge_method": "S256"}
 
 
 def _send(method: str, url: str, form: dict[str, str] | None = None) -> "httpx.Response":
