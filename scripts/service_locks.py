@@ -9,8 +9,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_LOCK = ROOT / "requirements.txt"
@@ -82,6 +86,25 @@ def entries(lock: Path) -> dict[str, str]:
     return {normal(entry): " ".join(entry.replace("\\\n", " ").split()) for entry in found if entry}
 
 
+def needed(requirements: Iterable[str]) -> set[str]:
+    """Names of all that these requirements bring with them on Python 3.11, by what is installed here."""
+    waiting = [Requirement(one) for one in requirements]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        one = waiting.pop()
+        for extra in ("", *one.extras):
+            if (normal(one.name), extra) in seen:
+                continue
+            seen.add((normal(one.name), extra))
+            try:
+                brought = map(Requirement, requires(one.name) or ())
+            except PackageNotFoundError:
+                raise SystemExit(f"{one.name} is not installed: run `make setup-dev`") from None
+            here = {"extra": extra, "python_version": "3.11", "python_full_version": "3.11.0"}
+            waiting += [more for more in brought if more.marker is None or more.marker.evaluate(here)]
+    return {name for name, _ in seen}
+
+
 def write(image: Image) -> None:
     """Lock what an image needs; what stands in its lock already is not asked for anew."""
     _, others = declared(image)
@@ -98,9 +121,14 @@ def faults(name: str, image: Image) -> list[str]:
     if not lock.exists():
         return [f"{where} is missing: run `make lock-images`"]
     mine, root = entries(lock), entries(ROOT_LOCK)
+    needs = needed(declared(image)[1])
     wrong = [
         f"{where} lacks {one}, which the image {name} needs: run `make lock-images`"
-        for one in sorted({normal(one) for one in declared(image)[1]} - mine.keys())
+        for one in sorted(needs - mine.keys())
+    ]
+    wrong += [
+        f"{where} has {one}, which the image {name} does not need: run `make lock-images`"
+        for one in sorted(mine.keys() - needs)
     ]
     wrong += [f"{where} has {one}, which requirements.txt has not" for one in sorted(mine.keys() - root.keys())]
     wrong += [
