@@ -12,10 +12,12 @@ class Wire:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.called = asyncio.Event()
         self.let_through = asyncio.Semaphore(0)
 
     async def __call__(self, items: Sequence[str]) -> None:
         self.calls.append(list(items))
+        self.called.set()
         await self.let_through.acquire()
         if "bad" in items:
             raise ConnectionError("lost")
@@ -23,8 +25,7 @@ class Wire:
 
 async def one_call_under_way(wire: Wire, together: Together[str]) -> asyncio.Task[None]:
     first = asyncio.create_task(together.add("first"))
-    while not wire.calls:
-        await asyncio.sleep(0)
+    await wire.called.wait()
     return first
 
 
