@@ -145,6 +145,8 @@ class Documents:
                 return DocumentPut(existing, created=False)
             title = description.title or existing.title
             await self._store.describe_version(transaction, existing.version_id, title=title, description=description)
+            # An index may carry copies of access list and labels.
+            await send_for_indexing(transaction, existing.version_id, caller.tenant)
         elif version is not None:
             await self._store.add_version(transaction, collection, version, chunks, replaces=existing)
             await transaction.keep_object(version.object_key)

@@ -13,7 +13,8 @@ FailedPrecondition
 ResourceExhausted
 └── DocumentTooLarge, FileTooLarge, FileQuotaExceeded, MessageTooLarge, SessionFull
 Unavailable
-└── ObjectStoreUnavailable, ObjectStoreRefused, SessionStoreUnavailable
+└── ObjectStoreUnavailable, ObjectStoreRefused, SessionStoreUnavailable, VectorStoreUnavailable,
+    VectorStoreRefused
 """
 
 from __future__ import annotations
@@ -146,6 +147,18 @@ class ObjectStoreRefused(Unavailable):
     """The object store does not accept this service's keys, or has no such bucket: an operator must act."""
 
     reason = "OBJECT_STORE_REFUSED"
+
+
+class VectorStoreUnavailable(Unavailable):
+    """The index of passages does not answer. Documents that were put meanwhile are indexed when it does."""
+
+    reason = "VECTOR_STORE_UNAVAILABLE"
+
+
+class VectorStoreRefused(Unavailable):
+    """The index of passages does not accept this service's key: an operator must act."""
+
+    reason = "VECTOR_STORE_REFUSED"
 
 
 class SessionNotFound(NotFound):

@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from slipway_memory.embedding import Vector
 from slipway_memory.ingest_topic import send_for_indexing
-from slipway_memory.store import vector_text
 from slipway_memory.transactions import Database, row_values
-
-
-@dataclass(frozen=True, slots=True)
-class IndexingJob:
-    """A version to embed, leased to `indexer`. `age` is seconds since it was put, `failures` are attempts given up."""
-
-    version_id: str
-    indexer: str
-    tenant: str
-    embedding_model: str
-    dimensions: int
-    regions: tuple[str, ...]
-    age: float
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class PendingChunk:
-    """A chunk without a vector."""
-
-    chunk_id: int
-    context: str
-    text: str
+from slipway_memory.vectors.index import IndexingJob
 
 
 class IndexingStore:
@@ -46,55 +19,20 @@ class IndexingStore:
         self._lease = lease_seconds
 
     async def claim(self, version_id: str, indexer: str) -> IndexingJob | None:
-        """Takes a version for `indexer`; None when it is gone, done, superseded, or another indexer has it."""
+        """Takes a version for `indexer`; None when it is gone, superseded, or another indexer has it."""
         row = await self._database.pool.fetchrow(
             "UPDATE document_version v SET indexer = $2, indexer_until = now() + make_interval(secs => $3)"
             " FROM document d, collection c"
-            " WHERE v.version_id = $1 AND v.state = 'INDEXING' AND d.latest_version = v.version_id"
+            " WHERE v.version_id = $1 AND (v.state = 'INDEXING' AND d.latest_version = v.version_id"
+            " OR v.state = 'READY' AND d.live_version = v.version_id)"
             " AND c.collection_id = d.collection_id"
             " AND (v.indexer IS NULL OR v.indexer_until < now())"
             " RETURNING v.version_id, v.indexer, v.tenant, c.embedding_model, c.dimensions, c.regions,"
+            " v.state = 'READY' AS live,"
             " extract(epoch FROM now() - v.create_time)::float8 AS age, v.failures",
             *(version_id, indexer, self._lease),
         )
         return IndexingJob(**row_values(row, regions=tuple(row["regions"]))) if row else None
-
-    async def pending(self, version_id: str, limit: int) -> list[PendingChunk]:
-        """The next chunks of a version without a vector."""
-        rows = await self._database.pool.fetch(
-            "SELECT c.chunk_id, c.context, c.text FROM chunk c WHERE c.version_id = $1"
-            " AND NOT EXISTS (SELECT FROM chunk_embedding e WHERE e.chunk_id = c.chunk_id) ORDER BY c.ordinal LIMIT $2",
-            *(version_id, limit),
-        )
-        return [PendingChunk(**row_values(row)) for row in rows]
-
-    async def add_vectors(
-        self, version_id: str, indexer: str, chunk_ids: Sequence[int], vectors: Sequence[Vector]
-    ) -> bool:
-        """Stores vectors, counts them and renews the lease; False when the lease is lost: nothing is stored then."""
-        async with self._database.transaction() as transaction:
-            connection = transaction.connection
-            held = await connection.fetchval(
-                "UPDATE document_version SET indexer_until = now() + make_interval(secs => $3)"
-                " WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2"
-                " RETURNING true",
-                *(version_id, indexer, self._lease),
-            )
-            if not held:
-                return False
-            await connection.execute(
-                "INSERT INTO chunk_embedding (chunk_id, dimensions, version_id, embedding)"
-                " SELECT id, vector_dims(vector::vector), $1, vector::vector"
-                " FROM unnest($2::bigint[], $3::text[]) AS given (id, vector)"
-                " ON CONFLICT (chunk_id, dimensions) DO NOTHING",
-                *(version_id, list(chunk_ids), [vector_text(vector) for vector in vectors]),
-            )
-            await connection.execute(
-                "UPDATE document_version SET indexed_chunk_count ="
-                " (SELECT count(*) FROM chunk_embedding WHERE version_id = $1) WHERE version_id = $1",
-                version_id,
-            )
-        return True
 
     async def switch(self, version_id: str, indexer: str) -> bool:
         """Makes a wholly embedded version the live one and drops the old, in one step; False when the lease is lost."""
@@ -126,15 +64,14 @@ class IndexingStore:
         """Gives a version back; the sweeper sends it again after `seconds`."""
         await self._database.pool.execute(
             "UPDATE document_version SET indexer = NULL, indexer_until = now() + make_interval(secs => $3),"
-            " failures = failures + 1 WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2",
+            " failures = failures + 1 WHERE version_id = $1 AND indexer = $2",
             *(version_id, indexer, seconds),
         )
 
     async def release(self, version_id: str, indexer: str) -> None:
         """Gives a version back for anybody to take at once."""
         await self._database.pool.execute(
-            "UPDATE document_version SET indexer = NULL, indexer_until = now()"
-            " WHERE version_id = $1 AND state = 'INDEXING' AND indexer = $2",
+            "UPDATE document_version SET indexer = NULL, indexer_until = now() WHERE version_id = $1 AND indexer = $2",
             version_id,
             indexer,
         )

@@ -15,7 +15,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, migrate, open_pool
+from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -30,13 +30,13 @@ from slipway_memory.indexing import Indexer
 from slipway_memory.indexing_store import IndexingStore
 from slipway_memory.ingest_topic import GROUP, TOPIC
 from slipway_memory.knowledge_servicer import KnowledgeServicer
+from slipway_memory.migrate import SCHEMA
 from slipway_memory.objects import Objects, open_objects
 from slipway_memory.orphan_objects import OrphanObjects
 from slipway_memory.parsing.limits import ParseLimits
 from slipway_memory.parsing.sandbox import DocumentParser
 from slipway_memory.router_embedder import RouterEmbedder
 from slipway_memory.search import Search
-from slipway_memory.search_store import PostgresPassageIndex
 from slipway_memory.session_store import RedisSessionStore
 from slipway_memory.sessions import SessionLimits, Sessions
 from slipway_memory.sessions_servicer import SessionsServicer
@@ -46,21 +46,24 @@ from slipway_memory.sources.opened import governed_sources
 from slipway_memory.store import KnowledgeStore
 from slipway_memory.sweeper import Sweeper
 from slipway_memory.transactions import Database
+from slipway_memory.vectors.index import PassageIndex
+from slipway_memory.vectors.opening import open_index
 
 _MIB = 1024 * 1024
 _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
 
 
-async def serve(settings: MemorySettings) -> None:
+async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, line by line
     """Serve until SIGTERM."""
     telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
     objects = await _objects(settings)
     pool = await open_pool(settings.database_url.get_secret_value())
-    await migrate(pool, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
+    await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(pool, settings.data_key.get_secret_value())
     outbox = Outbox(pool, bus, keys)
     database = Database(pool, outbox, Evidence("memory", outbox))
+    index = await _index(settings, database)
     ledger = EffectLedger(pool, keys)
     policy = PolicyEngine(settings.policy_dir)
     router = connect(settings.router_target)
@@ -78,12 +81,11 @@ async def serve(settings: MemorySettings) -> None:
     )
     collections = Collections(KnowledgeStore(database), policy, embedder)
     documents = Documents(KnowledgeStore(database), collections, parser, objects, orphans)
-    search = Search(database, collections, PostgresPassageIndex(database), embedder, ledger)
+    search = Search(database, collections, index, embedder, ledger)
     indexing = IndexingStore(database, lease_seconds=settings.indexing_lease)
-    indexer = Indexer(indexing, embedder, patience=settings.indexing_patience)
+    indexer = Indexer(indexing, index, embedder, patience=settings.indexing_patience)
     files = Files(FileStore(database), policy, objects, orphans, quota_bytes=settings.file_quota_bytes)
-    limits = SessionLimits(settings.session_message_characters, settings.session_messages, settings.session_bytes)
-    sessions = Sessions(RedisSessionStore(redis), policy, limits)
+    sessions = Sessions(RedisSessionStore(redis), policy, _session_limits(settings))
     databases = Databases(connections=settings.source_queries)
     governed = governed_sources(settings, database, policy, databases)
     sweeper = Sweeper(indexing, index, FileStore(database), orphans, interval=settings.sweep_interval)
@@ -110,13 +112,18 @@ async def serve(settings: MemorySettings) -> None:
     async def database_answers() -> None:
         await pool.execute("SELECT 1")
 
+    checks = {"objects": objects.check, "redis": redis_answers, "bus": bus.ping}
+    if settings.vectors_url.get_secret_value():
+        checks["weaviate"] = index.check
+
     async def stop() -> None:
         await ledger.drain(settings.shutdown_grace)
+        await databases.close()
         await tokens.close()
         await router.close()
         await redis.aclose()
-        await databases.close()
         await bus.close()
+        await index.close()
         await close_pool(pool)
 
     await run_service(
@@ -124,11 +131,9 @@ async def serve(settings: MemorySettings) -> None:
         settings,
         servicers=servicers,
         background={"outbox-relay": outbox.relay, "indexer": consume, "sweeper": sweeper.run, "retention": prune},
-        # Without Redis sessions answer UNAVAILABLE, without the object store uploads and downloads do, without the bus
-        # documents wait to be indexed: all else goes on.
-        readiness=Readiness(
-            {"postgres": database_answers}, {"objects": objects.check, "redis": redis_answers, "bus": bus.ping}
-        ),
+        # Without Redis sessions answer UNAVAILABLE, without the object store uploads and downloads do, without Weaviate
+        # searches do; without it or the bus documents wait to be indexed: all else goes on.
+        readiness=Readiness({"postgres": database_answers}, checks),
         on_stop=stop,
     )
 
@@ -137,11 +142,23 @@ class SettingUnusable(Exception):
     """A setting that the server it names refuses; the message names the setting and says why."""
 
 
+def _session_limits(settings: MemorySettings) -> SessionLimits:
+    return SessionLimits(settings.session_message_characters, settings.session_messages, settings.session_bytes)
+
+
 async def _objects(settings: MemorySettings) -> Objects:
     try:
         return await open_objects(settings.objects_url.get_secret_value())
     except ValueError as error:
         raise SettingUnusable(f"SLIPWAY_MEMORY_OBJECTS_URL: {error}") from error
+
+
+async def _index(settings: MemorySettings, database: Database) -> PassageIndex:
+    try:
+        url = settings.vectors_url.get_secret_value()
+        return await open_index(url, database, lease_seconds=settings.indexing_lease)
+    except ValueError as error:
+        raise SettingUnusable(f"SLIPWAY_MEMORY_VECTORS_URL: {error}") from error
 
 
 def main() -> None:

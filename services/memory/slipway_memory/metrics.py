@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from slipway_chassis.telemetry import registry
 
 PUT_DOCUMENTS = Counter(
@@ -40,5 +40,22 @@ OBJECT_SECONDS = Histogram(
     "Time of an operation of the object store, retries included, by outcome: ok, or the reason of the error",
     ["operation", "outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=registry,
+)
+VECTOR_SECONDS = Histogram(
+    "slipway_memory_vector_seconds",
+    "Time of an operation of an index outside the database, retries included, by outcome: ok or an error's reason",
+    ["operation", "outcome"],
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=registry,
+)
+VECTOR_BACKLOG = Gauge(
+    "slipway_memory_vector_backlog",
+    "Live document versions that the index outside the database lacks, or has with an old access list",
+    registry=registry,
+)
+VECTOR_OBJECTS_REFUSED = Counter(
+    "slipway_memory_vector_objects_refused",
+    "Objects of a batch that the index did not take; the batch is tried again",
     registry=registry,
 )

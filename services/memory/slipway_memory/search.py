@@ -20,8 +20,8 @@ from slipway_memory.collections import Collections
 from slipway_memory.embedding import Embedder, RunEffect, check_vectors
 from slipway_memory.errors import RegionNotAllowed
 from slipway_memory.knowledge import Collection, Passage, check_labels
-from slipway_memory.search_store import PassageIndex
 from slipway_memory.transactions import Database
+from slipway_memory.vectors.index import PassageIndex
 
 DEFAULT_ALPHA = 0.5
 DEFAULT_LIMIT = 5
@@ -133,7 +133,7 @@ class Search:
             check_vectors(embedded.vectors, count=1, dimensions=collection.dimensions)
             asked = time.perf_counter()
             passages = await self._index.search(
-                collection.collection_id,
+                collection,
                 readers=principals(caller),
                 metadata=query.metadata,
                 text=query.text,

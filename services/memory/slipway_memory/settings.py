@@ -24,6 +24,10 @@ class MemorySettings(ServiceSettings):
     objects_url: SecretStr = Field(
         description="where bytes of documents and files are: file:///folder, or s3://bucket as object_store.py says"
     )
+    vectors_url: SecretStr = Field(
+        SecretStr(""),
+        description="where passages are found: empty for pgvector in the database, or weaviate://… (vectors/url.py)",
+    )
     document_bytes: int = Field(64 * _MIB, ge=1, description="most bytes of a document")
     document_text: int = Field(16 * _MIB, ge=1, description="most characters of a document's text")
     parse_seconds: int = Field(60, ge=1, le=600, description="most seconds to parse a document")
@@ -41,10 +45,6 @@ class MemorySettings(ServiceSettings):
     session_messages: int = Field(10_000, ge=1, description="most messages of a session")
     session_bytes: int = Field(16 * _MIB, ge=1, description="most bytes of a session's messages")
     redis_timeout: float = Field(2, gt=0, description="seconds that a call waits for the session store")
-    sweep_interval: float = Field(10, ge=0.05, description="seconds between sweeps")
-
-    @field_validator("embedding_timeout")
-    @classmethod
     secrets_file: Path | None = Field(
         None, description="YAML of secrets by name, mode 0600: URLs of data sources; unset: no secrets"
     )
@@ -61,8 +61,8 @@ class MemorySettings(ServiceSettings):
     source_queries: int = Field(
         8, ge=1, le=1000, description="queries of a tenant at a time, and connections to a database"
     )
-    def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:
-        """A call that outlives the lease would be made again and again."""
+    sweep_interval: float = Field(10, ge=0.05, description="seconds between sweeps")
+
     @field_validator("source_hosts", mode="before")
     @classmethod
     def _read_hosts(cls, value: Any) -> Any:
@@ -85,6 +85,10 @@ class MemorySettings(ServiceSettings):
                 raise ValueError(f"{place!r} must be host:port in lower case, or the folder of a Unix socket")
         return value
 
+    @field_validator("embedding_timeout")
+    @classmethod
+    def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:
+        """A call that outlives the lease would be made again and again."""
         lease = info.data.get("indexing_lease", value)
         if value >= lease:
             raise ValueError(f"must be less than the indexing lease ({lease:g} s)")

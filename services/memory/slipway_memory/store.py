@@ -186,8 +186,8 @@ class KnowledgeStore:
     ) -> None:
         """Changes title, access list and labels of a version whose content stays."""
         await transaction.connection.execute(
-            "UPDATE document_version SET title = $2, readers = $3, metadata = $4, update_time = now()"
-            " WHERE version_id = $1",
+            "UPDATE document_version SET title = $2, readers = $3, metadata = $4, update_time = now(),"
+            " description_revision = description_revision + 1 WHERE version_id = $1",
             *(version_id, title, list(description.readers), json.dumps(dict(description.metadata))),
         )
 

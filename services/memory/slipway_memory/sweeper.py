@@ -11,6 +11,7 @@ from slipway_memory import metrics
 from slipway_memory.file_store import FileStore
 from slipway_memory.indexing_store import IndexingStore
 from slipway_memory.orphan_objects import OrphanObjects
+from slipway_memory.vectors.index import PassageIndex
 
 _log = get_logger(__name__)
 
@@ -18,10 +19,13 @@ _log = get_logger(__name__)
 class Sweeper:
     """Any number may run side by side: rows that one has locked are skipped by the others."""
 
-    def __init__(self, indexing: IndexingStore, files: FileStore, orphans: OrphanObjects, *, interval: float) -> None:
+    def __init__(
+        self, indexing: IndexingStore, index: PassageIndex, files: FileStore, orphans: OrphanObjects, *, interval: float
+    ) -> None:
         """`interval` in seconds."""
         self._steps = {
             "versions_sent_again": indexing.stuck,
+            "versions_tended": index.tend,
             "files_expired": files.expire,
             "objects_deleted": orphans.sweep,
         }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import numpy as np
 import pytest
 from slipway_chassis.postgres import migrate, open_pool
-from slipway_memory.search_store import PostgresPassageIndex
+from slipway_memory.vectors.pgvector import PostgresPassageIndex
+from slipway_memory.knowledge import Collection
 from slipway_memory.store import vector_text
 from slipway_memory.transactions import Database
 
 DOCUMENTS, PER_DOCUMENT = 300, 20
 SEED = 7
+NOW = datetime.now(UTC)
+COLLECTION = Collection("col_1", "t", "c", "", "m", 384, (), 0, 0, NOW, NOW)
 
 
 async def fill(pool: asyncpg.Pool, vectors: np.ndarray, readers: dict[int, list[str]]) -> None:
@@ -63,7 +67,7 @@ async def test_the_nearest_visible_passages_are_found_whatever_the_access_lists_
     await migrate(pool, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
     await fill(pool, vectors, readers)
     nothing: Any = None
-    index = PostgresPassageIndex(Database(pool, nothing, nothing))
+    index = PostgresPassageIndex(Database(pool, nothing, nothing), lease_seconds=60)
 
     async def recall(roles: list[str]) -> float:
         visible = [n for n in range(DOCUMENTS) if not readers.get(n) or set(readers[n]) & set(roles)]
@@ -71,7 +75,7 @@ async def test_the_nearest_visible_passages_are_found_whatever_the_access_lists_
         best = rows[np.argsort(-(vectors[rows] @ query))[:20]]
         wanted = {f"v{row // PER_DOCUMENT}.{row % PER_DOCUMENT}" for row in best}
         found = await index.search(
-            "col_1", readers=roles, metadata={}, text="nothing", vector=query.tolist(), alpha=1, limit=20
+            COLLECTION, readers=roles, metadata={}, text="nothing", vector=query.tolist(), alpha=1, limit=20
         )
         assert {int(one.document[1:]) for one in found} <= set(visible)
         return len(wanted & {one.passage_id for one in found}) / 20
