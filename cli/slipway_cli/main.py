@@ -10,6 +10,7 @@ from slipway_cli.commands import (
     approvals,
     audit,
     budgets,
+    doctor,
     identity,
     knowledge,
     mcp_servers,
@@ -42,6 +43,7 @@ app.add_typer(models.app, name="models")
 app.command()(money.usage)
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
+app.command()(doctor.doctor)
 app.command()(identity.login)
 app.command()(identity.logout)
 app.command()(identity.token)

@@ -29,6 +29,8 @@ class StackState:
     url: str
     issuer: str
     ready: bool = False
+    # Address of the PostgreSQL server, without user and password.
+    postgres: str = ""
     processes: list[ProcessRecord] = field(default_factory=list[ProcessRecord])
 
 

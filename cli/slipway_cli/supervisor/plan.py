@@ -59,6 +59,7 @@ class Plan:
     processes: tuple[ProcessSpec, ...]
     url: str
     issuer: str
+    postgres: str
 
 
 async def make_plan(directory: DataDir, options: Options) -> Plan:
@@ -119,7 +120,8 @@ class _Planner:
         processes += [self._service("orchestrator", servers, arguments=("api",))]
         # Workers migrate nothing: the orchestrator's database is ready when its API is.
         processes += [self._worker(number) for number in range(1, self._options.workers + 1)]
-        return Plan(tuple(processes), f"http://{LOOPBACK}:{self._options.port}", self._issuer)
+        url = f"http://{LOOPBACK}:{self._options.port}"
+        return Plan(tuple(processes), url, self._issuer, self._postgres.address)
 
     def _listen(self, key: str) -> str:
         return f"{LOOPBACK}:{self._port[key]}"

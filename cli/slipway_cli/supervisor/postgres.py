@@ -41,6 +41,12 @@ class PostgresServer:
         parts = urlsplit(admin_url)
         return PostgresServer(parts.hostname or LOOPBACK, parts.port or 5432, admin_url)
 
+    @property
+    def address(self) -> str:
+        """The address without user and password."""
+        admin = urlsplit(self.admin_url)
+        return admin._replace(netloc=admin.netloc.rpartition("@")[2]).geturl()
+
     def database_url(self, service: str, secrets: Secrets) -> str:
         """Address of a service's own database, as its own role."""
         admin = urlsplit(self.admin_url)

@@ -58,22 +58,26 @@ class MigrationSettings(BaseSettings):
 
 
 def run_migrations(schema: Schema) -> None:
-    """The process `python -m slipway_SERVICE.migrate`: status 0 when the database is up to date, else a sentence."""
+    """The process `python -m slipway_SERVICE.migrate`: status 0 when the database is up to date, else a sentence.
+
+    With `--check` it only looks.
+    """
 
     class Settings(MigrationSettings):
         model_config = SettingsConfigDict(env_prefix=f"SLIPWAY_{schema.service.upper()}_", extra="ignore")
 
     settings = load_settings(Settings)
     telemetry.setup(f"{schema.service}-migrate", "", settings.log_level)
+    migrations: Migrations = "check" if sys.argv[1:] == ["--check"] else "apply"
     try:
-        asyncio.run(_apply(schema, settings.database_url.get_secret_value()))
+        asyncio.run(_prepare(schema, settings.database_url.get_secret_value(), migrations))
     except (SlipwayError, asyncpg.PostgresError, RuntimeError) as error:
         sys.exit(f"slipway: the database of {schema.service} was left as it was: {error}")
 
 
-async def _apply(schema: Schema, url: str) -> None:
+async def _prepare(schema: Schema, url: str, migrations: Migrations) -> None:
     pool = await open_pool(url, max_size=1)
     try:
-        await schema.apply(pool)
+        await schema.prepare(pool, migrations)
     finally:
         await close_pool(pool)

@@ -26,12 +26,12 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def migrate(database_url: str | None, migrations: Path) -> subprocess.CompletedProcess[str]:
+def migrate(database_url: str | None, migrations: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The process that migrates; without a URL it is not set."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(migrations.parent.parent)}
     if database_url is not None:
         environment["SLIPWAY_SHOP_DATABASE_URL"] = database_url
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", PROGRAM, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -42,8 +42,12 @@ async def test_a_process_that_only_checks_starts_when_the_migration_has_run_and_
         with pytest.raises(SystemExit, match=r"lacks 3 migrations.*python -m slipway_shop.migrate"):
             await SCHEMA.prepare(pool, "check")
         assert await pool.fetchval("SELECT to_regclass('item')") is None
+        looked = migrate(database_url, migrations, "--check")
+        assert (looked.returncode, "lacks 3 migrations" in looked.stderr) == (1, True)
+        assert await pool.fetchval("SELECT to_regclass('item')") is None
         ended = migrate(database_url, migrations)
         assert (ended.returncode, ended.stderr) == (0, "")
+        assert migrate(database_url, migrations, "--check").returncode == 0
         await SCHEMA.prepare(pool, "check")
         # The release before, after a rollback: what it does not know of is there already.
         await pool.execute("INSERT INTO slipway_migration (name, digest) VALUES ('0002_second.sql', 'x')")
