@@ -1,11 +1,28 @@
 """Runs from start to end, over the gRPC services and real worker processes."""
 
+import asyncio
 import json
 from typing import Any
 
-from orchestrator_testing.definitions import REFUND_DESK
+from orchestrator_testing.definitions import LIMITS, REFUND_DESK
 from orchestrator_testing.executors import World
 from orchestrator_testing.stack import Stack
+from slipway_chassis.bus import open_bus
+
+SHORT = f"""
+apiVersion: slipway.dev/v1
+kind: Agent
+metadata: {{name: short, labels: {{team: support}}}}
+spec:
+  type: workflow
+  description: Ends at once.
+  input: {{type: object, required: [message], properties: {{message: {{type: string}}}}}}
+  output: {{type: object, required: [reply], properties: {{reply: {{type: string}}}}}}
+  limits: {LIMITS}
+  steps:
+    - {{id: given, set: "${{input.message}}"}}
+  result: {{reply: "${{steps.given.output}}"}}
+"""
 
 
 async def test_a_workflow_runs_through_all_kinds_of_steps_and_waits_for_approval(stack: Stack, world: World) -> None:
@@ -32,3 +49,18 @@ async def test_a_workflow_runs_through_all_kinds_of_steps_and_waits_for_approval
     assert run.usage.input_tokens == 10
     assert run.usage.cost.nanos == 1_000_000
     assert {caller.act for caller in world.callers} == {"refund-desk@1"}
+
+
+async def test_others_hear_over_the_bus_that_a_run_ended(stack: Stack, valkey_url: str) -> None:
+    await stack.worker()
+    await stack.promote(SHORT, name="short")
+    bus = await open_bus(valkey_url)
+    async with bus.subscribe("run.ended") as heard:
+        run_id = await stack.begin(name="short")
+        async with asyncio.timeout(60):
+            async for data in heard:
+                if (said := json.loads(data))["run"] == run_id:
+                    break
+    await bus.close()
+    assert said == {"tenant": "acme", "run": run_id}
+    assert (await stack.get(run_id)).state == 8

@@ -33,6 +33,7 @@ from slipway_tools.migrate import SCHEMA
 from slipway_tools.reach import Reaches
 from slipway_tools.record import Recorder
 from slipway_tools.registry import Registry
+from slipway_tools.run_ends import RunEnds
 from slipway_tools.sandboxes import Sandboxes
 from slipway_tools.servicer import ToolsServicer
 from slipway_tools.settings import ToolsSettings
@@ -112,6 +113,7 @@ async def serve(settings: ToolsSettings) -> None:
         background={
             "sandboxes": sandboxes.keep_open,
             "cancellations": cancellation.listen,
+            "run-ends": RunEnds(bus, sandboxes.end_run).listen,
             "outbox": outbox.relay,
             "retention": sweep,
         },

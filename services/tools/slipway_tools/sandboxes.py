@@ -46,6 +46,11 @@ class Sandboxes:
             if self._pool is None:
                 await asyncio.sleep(_TRY_AGAIN_SECONDS)
 
+    def end_run(self, tenant: str, run: str) -> None:
+        """The run ended: remove its sessions with their workspaces."""
+        if self._pool is not None:
+            self._pool.end_run(tenant, run)
+
     async def check(self) -> None:
         """Readiness: the first try is over. A machine that forbids sandboxes still serves HTTP tools."""
         if not self._tried.is_set():

@@ -14,6 +14,7 @@ from slipway_orchestrator.core.retry import Failure
 from slipway_orchestrator.core.state import fold
 from slipway_orchestrator.store.committing import LeaseLost
 from slipway_orchestrator.store.leases import Lease, SettledMeanwhile
+from slipway_orchestrator.worker import announcing
 from slipway_orchestrator.worker.acting import Acting
 from slipway_orchestrator.worker.attempt import AttemptFailed
 from slipway_orchestrator.worker.beginning import Beginning
@@ -180,5 +181,7 @@ class Advance:
         ended = self._held.state.ended
         if ended is not None:
             outcome = ended.kind.removeprefix("run.")
+            run = self._lease.run
             ENDED.labels(outcome).inc()
-            _log.info("run.ended", run_id=self._lease.run.run_id, outcome=outcome)
+            self._tools.announcer.say(announcing.ENDED, {"tenant": run.tenant, "run": run.run_id})
+            _log.info("run.ended", run_id=run.run_id, outcome=outcome)

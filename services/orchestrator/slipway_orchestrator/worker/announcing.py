@@ -11,6 +11,9 @@ _WAITING = 10_000
 INBOX = "run.inbox"
 """Channel on which workers hear that a run's inbox has something, or that a run waits for a free worker."""
 
+ENDED = "run.ended"
+"""Channel on which others hear that a run ended: `{"tenant": …, "run": …}`."""
+
 
 def run_channel(run_id: str) -> str:
     """Channel of one run: `{"seq": n}` for each commit, `{"delta": …}` for pieces of answers."""

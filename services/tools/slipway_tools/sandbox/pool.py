@@ -152,6 +152,10 @@ class SandboxPool:
 
                 yield run_alone
 
+    def end_run(self, tenant: str, run: str) -> None:
+        """The run ended: so do its sessions."""
+        self._sessions.end_run(tenant, run)
+
     async def run(self, program: Program) -> Outcome:
         """Run a program of the service's own in a sandbox; raises like `reserve`."""
         async with self.reserve("") as run:

@@ -38,11 +38,12 @@ class SessionLimits:
 
 @dataclass
 class Session:
-    """A live session. `fresh` until its first call is over."""
+    """A live session. `fresh` until its first call is over; `over`: its run ended, and it ends with its last call."""
 
     held: Held
     born: float
     fresh: bool = True
+    over: bool = False
     used: float = 0.0
     users: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -90,6 +91,8 @@ class Sessions:
             session.used = time.monotonic()
             if not session.held.box.alive:
                 self._end(key, session, "lost")
+            elif session.over and not session.users:
+                self._end(key, session, "run ended")
             elif not session.users:
                 self._wait_for_expiry(key, session)
 
@@ -97,6 +100,14 @@ class Sessions:
         """When the session ends if this is its last call."""
         session.used = time.monotonic()
         return datetime.now(UTC) + timedelta(seconds=session.expires(self.limits) - session.used)
+
+    def end_run(self, tenant: str, run: str) -> None:
+        """End the sessions of a run that ended, those that are in use with their last call."""
+        for key, session in list(self._open.items()):
+            if (key.tenant, key.run) == (tenant, run):
+                session.over = True
+                if not session.users:
+                    self._end(key, session, "run ended")
 
     def end_all(self) -> None:
         """End every session."""
