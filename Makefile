@@ -5,7 +5,7 @@ VENV := .venv/bin
 # More for `slipway up`, e.g. make up UP_FLAGS="--port 9090"
 UP_FLAGS ?=
 
-.PHONY: help run up test check fmt servers bench soak proto lock images images-test lock-images clean setup setup-dev
+.PHONY: help run up cluster-test test check fmt servers bench soak proto lock images images-test lock-images clean setup setup-dev
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,9 @@ fmt: setup-dev ## Format the code
 
 servers: ## Install the real servers: PostgreSQL, Redis, RabbitMQ (Debian), Weaviate, versitygw, gVisor, Helm (Go), Keycloak (Maven)
 	@scripts/servers.sh
+
+cluster-test: setup-dev ## Install the chart on the cluster of KUBECONFIG and put it through upgrades and kills (docs/kubernetes.md)
+	@scripts/cluster-test.sh
 
 soak: setup-dev ## Random programs and random kills for MINUTES=… (default 10)
 	@SLIPWAY_SOAK_MINUTES=$(or $(MINUTES),10) $(VENV)/python -m pytest -s -k soak tests/fault/test_programs.py

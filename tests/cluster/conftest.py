@@ -1,0 +1,54 @@
+"""A release on a cluster: only for `make cluster-test`."""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Test folders are no packages here: the tests' own modules are found beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster_testing import release
+from cluster_testing.cluster import NAMESPACE, RELEASE, CommandFailed, helm, kubectl
+from cluster_testing.desk import Desk
+
+if os.environ.get("SLIPWAY_CLUSTER_TEST") != "1":
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys and values of the release."""
+    return tmp_path_factory.mktemp("release")
+
+
+@pytest.fixture(scope="session")
+def installed(folder: Path) -> Iterator[str]:
+    """The release, freshly installed in a namespace that takes restricted pods only; what helm said."""
+    kubectl("create", "namespace", NAMESPACE)
+    try:
+        kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        password, service_password = release.servers(), secrets.token_hex(16)
+        asyncio.run(release.databases(password, service_password))
+        release.make_secrets(folder, password, service_password)
+        yield release.put_release(folder)
+    finally:
+        if os.environ.get("KEEP") != "1":
+            try:
+                helm("uninstall", RELEASE, "--wait")
+            except CommandFailed as failed:
+                sys.stderr.write(f"{failed}\n")
+            kubectl("delete", "namespace", NAMESPACE, "--timeout=180s")
+
+
+@pytest.fixture
+def desk(installed: str) -> Iterator[Desk]:
+    """The API of the release."""
+    assert installed
+    opened = Desk()
+    yield opened
+    opened.close()
