@@ -41,7 +41,7 @@ class Readiness:
         if missing and missing != self.missing:
             _log.warning("service.not_ready", missing=missing)
         if degraded != self.degraded:
-            _log.warning("service.degraded", degraded=degraded)
+            (_log.warning if degraded else _log.info)("service.degraded", degraded=degraded)
         self.missing, self.degraded = missing, degraded
         for name in (*self._needed, *self._watched):
             _up.labels(name).set(0 if name in missing or name in degraded else 1)
