@@ -66,7 +66,7 @@ class Process:
                     raise ProcessFailedError(f"no {pattern!r} in:\n{''.join(self._lines)}")
                 self._changed.wait(min(left, 0.2))
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 60) -> int:
         code = self._process.wait(timeout)
         self._close()
         return code
