@@ -18,6 +18,7 @@ from slipway_cli.commands import (
     money,
     runs,
     schedules,
+    sources,
     steering,
     tools,
 )
@@ -37,6 +38,7 @@ app.add_typer(schedules.app, name="schedules")
 app.command()(schedules.suspension)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(knowledge.app, name="knowledge")
+app.add_typer(sources.app, name="sources")
 app.add_typer(tools.app, name="tools")
 app.add_typer(mcp_servers.app, name="mcp")
 app.add_typer(models.app, name="models")

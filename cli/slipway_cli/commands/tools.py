@@ -61,8 +61,8 @@ def apply(
     file: Annotated[Path, typer.Argument(help="The declaration (YAML).", exists=True, dir_okay=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Declare an HTTP tool, a Python function or a command."""
-    declaration = read_mapping(file, "description, input_schema and one of http, python, shell")
+    """Declare an HTTP tool, a Python function, a command or a query."""
+    declaration = read_mapping(file, "description, input_schema and one of http, python, shell, sql")
     show_one(client.tools.put(tool, declaration), as_json=as_json)
 
 

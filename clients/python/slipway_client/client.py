@@ -14,6 +14,7 @@ from slipway_client.resources import Audit, Files, Usage
 from slipway_client.runs import Approvals, Runs
 from slipway_client.schedules import KillSwitch, Schedules
 from slipway_client.sessions import Sessions
+from slipway_client.sources import Sources
 from slipway_client.tools import McpServers, Tools
 from slipway_client.transport import Transport, read, route
 
@@ -34,6 +35,7 @@ class Client:
         self.runs = Runs(self._transport)
         self.approvals = Approvals(self._transport)
         self.knowledge = Knowledge(self._transport)
+        self.sources = Sources(self._transport)
         self.sessions = Sessions(self._transport)
         self.files = Files(self._transport)
         self.tools = Tools(self._transport)

@@ -436,3 +436,31 @@ class Checkpoint(Record):
     note: str
     tree_size: int
     verifier_key: str
+
+
+class Source(Record):
+    """A governed data source: a database and what may be read of it."""
+
+    source: str
+    version: int
+    description: str = ""
+    url: str = ""
+    regions: list[str] = Field(default_factory=list[str])
+    data_classes: list[str] = Field(default_factory=list[str])
+    tables: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    owner: str = ""
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+class QueryResult(Record):
+    """Rows of a query of a data source, each in the order of the columns."""
+
+    columns: list[dict[str, str]]
+    rows: list[list[Any]]
+    row_count: int
+    truncated: bool = False
+    truncated_by: str | None = None
+    masked_columns: list[str] = Field(default_factory=list[str])
+    data_classes: list[str] = Field(default_factory=list[str])
+    record: str = ""

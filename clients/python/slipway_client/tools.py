@@ -16,7 +16,7 @@ class Tools:
         self._transport = transport
 
     def put(self, tool: str, declaration: Mapping[str, Any]) -> Tool:
-        """Declares an HTTP tool, a Python function or a command."""
+        """Declares an HTTP tool, a Python function, a command or a query."""
         return read(Tool, self._transport.call("PUT", route("tools", tool), json=dict(declaration)))
 
     def get(self, tool: str, *, version: int = 0) -> Tool:

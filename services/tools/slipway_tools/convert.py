@@ -18,6 +18,7 @@ from slipway_tools.tool import (
     PythonFunction,
     ShellCommand,
     SideEffect,
+    SqlQuery,
     Tool,
 )
 
@@ -31,7 +32,7 @@ _ON_THE_WIRE = {effect: tools_pb2.SideEffect.ValueType(number) for number, effec
 
 def declaration(request: tools_pb2.PutToolRequest) -> Declaration:
     """The declaration that a request makes; raises InvalidTool or InvalidJson."""
-    python, shell = request.python, request.shell
+    python, shell, sql = request.python, request.shell, request.sql
     return declare(
         name=request.tool,
         description=request.description,
@@ -48,6 +49,7 @@ def declaration(request: tools_pb2.PutToolRequest) -> Declaration:
         shell=ShellCommand(tuple(shell.command), shell.stdin_argument, shell.json_output, seconds(shell.timeout, shell))
         if request.HasField("shell")
         else None,
+        sql=SqlQuery(sql.source, sql.query, sql.limit, seconds(sql.timeout, sql)) if request.HasField("sql") else None,
     )
 
 
@@ -69,6 +71,7 @@ def seconds(
     of: tools_pb2.HttpTool
     | tools_pb2.PythonTool
     | tools_pb2.ShellTool
+    | tools_pb2.SqlTool
     | tools_pb2.McpConnection
     | tools_pb2.ImportOpenApiRequest,
 ) -> float:
@@ -131,6 +134,10 @@ def tool(source: Tool) -> tools_pb2.Tool:
                 json_output=shell.json_output,
                 timeout=duration(shell.timeout),
             )
+        )
+    if sql := declared.sql:
+        message.sql.CopyFrom(
+            tools_pb2.SqlTool(source=sql.source, query=sql.query, limit=sql.limit, timeout=duration(sql.timeout))
         )
     if mcp := declared.mcp:
         message.mcp.CopyFrom(

@@ -19,12 +19,15 @@ from slipway_tools.tool import (
     PythonFunction,
     ShellCommand,
     SideEffect,
+    SqlQuery,
     http_side_effect,
 )
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 300.0
 _CODE_LIMIT = 128 * 1024
+_QUERY_LIMIT = 32 * 1024
+_MOST_ROWS = 100_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # What the MCP server of the gateway calls agents, the search in knowledge and the look at a run.
 _RESERVED_NAMES = ("agent.", "knowledge.", "runs.")
@@ -65,28 +68,31 @@ def declare(
     http: HttpCall | None = None,
     python: PythonFunction | None = None,
     shell: ShellCommand | None = None,
+    sql: SqlQuery | None = None,
 ) -> Declaration:
-    """Check the declaration of an HTTP tool, a Python function or a command: exactly one of the three.
+    """Check the declaration of an HTTP tool, a Python function, a command or a query: exactly one of them.
 
-    Whether a host may be called and its secrets exist is for the caller to check: both depend on the machine.
+    Whether a host may be called, its secrets exist and a query can be read is for the caller to check.
 
     Raises:
         InvalidTool: with a violation per fault.
         InvalidJson: a schema is not JSON.
     """
     faults = name_faults(name) + description_faults(description) + region_faults(regions)
-    kinds: list[Kind] = [kind for kind, made in _kinds(http, python, shell) if made is not None]
+    kinds: list[Kind] = [kind for kind, made in _kinds(http, python, shell, sql) if made is not None]
     if len(kinds) != 1:
-        faults.append(FieldViolation("http", "is missing" if not kinds else "exactly one of http, python, shell"))
+        faults.append(FieldViolation("http", "is missing" if not kinds else "exactly one of http, python, shell, sql"))
     if http:
         faults += http_faults(http)
     if python:
         faults += _python_faults(python)
     if shell:
         faults += _shell_faults(shell)
-    if trusted_output and not http:
+    if sql:
+        faults += _sql_faults(sql, side_effect)
+    if trusted_output and not (http or sql):
         faults.append(
-            FieldViolation("trusted_output", "is for HTTP tools: the sandbox only computes with its arguments")
+            FieldViolation("trusted_output", "is for HTTP and SQL tools: the sandbox only computes with its arguments")
         )
     if faults:
         raise InvalidTool("the declaration of the tool is wrong", violations=faults)
@@ -97,6 +103,8 @@ def declare(
         else None
     )
     _check_arguments(input_schema, http, shell)
+    if sql:
+        _check_values(input_schema)
     return Declaration(
         name,
         kinds[0],
@@ -107,17 +115,38 @@ def declare(
         idempotent if http else True,
         tuple(regions),
         side_effect or (http_side_effect(http.method) if http else "read"),
-        bool(http) and not trusted_output,
+        bool(http or sql) and not trusted_output,
         http=http,
         python=python,
         shell=shell,
+        sql=sql,
     )
 
 
 def _kinds(
-    http: HttpCall | None, python: PythonFunction | None, shell: ShellCommand | None
-) -> list[tuple[Kind, HttpCall | PythonFunction | ShellCommand | None]]:
-    return [("http", http), ("python", python), ("shell", shell)]
+    http: HttpCall | None, python: PythonFunction | None, shell: ShellCommand | None, sql: SqlQuery | None
+) -> list[tuple[Kind, HttpCall | PythonFunction | ShellCommand | SqlQuery | None]]:
+    return [("http", http), ("python", python), ("shell", shell), ("sql", sql)]
+
+
+def _sql_faults(sql: SqlQuery, side_effect: SideEffect | None) -> list[FieldViolation]:
+    faults = timeout_faults("sql.timeout", sql.timeout)
+    if not 1 <= len(sql.query.encode("utf-8", "replace")) <= _QUERY_LIMIT:
+        faults.append(FieldViolation("sql.query", f"must be 1 to {_QUERY_LIMIT} bytes"))
+    if not sql.source:
+        faults.append(FieldViolation("sql.source", "must name a data source"))
+    if not 0 <= sql.limit <= _MOST_ROWS:
+        faults.append(FieldViolation("sql.limit", f"must be 0 to {_MOST_ROWS}"))
+    if side_effect not in (None, "read"):
+        faults.append(FieldViolation("side_effect", "is read: a query changes nothing"))
+    return faults
+
+
+def _check_values(input_schema: Mapping[str, Any]) -> None:
+    """A query's values are the declared arguments: raises InvalidTool for one that can't stand in SQL as `:name`."""
+    for name in input_schema.get("properties", {}):
+        if not (name.isidentifier() and name.isascii()):
+            raise InvalidTool(f"{name[:64]!r} can't stand in a query as :name", field="input_schema_json")
 
 
 def name_faults(name: str) -> list[FieldViolation]:

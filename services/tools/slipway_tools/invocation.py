@@ -28,6 +28,7 @@ from slipway_tools.registry import Origin, Registry
 from slipway_tools.result import ToolFailure, ToolResult
 from slipway_tools.sandbox.limits import Limits
 from slipway_tools.sandboxed_tool import PythonProvider, SandboxedTools
+from slipway_tools.sql_tool import SqlCaller
 from slipway_tools.tool import Declaration, Tool
 
 ARGUMENTS_LIMIT = 256 * 1024
@@ -111,6 +112,7 @@ class Invoker:
         sandboxes: PythonProvider,
         fetch: FetchFile,
         mcp: McpCaller,
+        sql: SqlCaller,
         *,
         limits: Limits,
         gate: Gate,
@@ -123,6 +125,7 @@ class Invoker:
         self._fetch = fetch
         self._sandboxed = SandboxedTools(sandboxes, fetch)
         self._mcp = mcp
+        self._sql = sql
         self._limits = limits
         self._gate = gate
 
@@ -191,7 +194,7 @@ class Invoker:
         with telemetry.span(f"execute_tool {declaration.name}", attributes=attributes) as span:
             outcome = "refused"
             try:
-                result = await self._run(caller, tool, arguments, effect)
+                result = await self._run(caller, tool, arguments, invocation)
                 outcome = result.failure.code if result.failure else "ok"
             except AnswerLost as error:
                 outcome = "uncertain"
@@ -208,10 +211,8 @@ class Invoker:
             reference = await self._recorder.record_result(caller, record, result, duration)
             return Answer(result, duration, reference, output_tainted, tool.version)
 
-    async def _run(
-        self, caller: Caller, tool: Tool, arguments: dict[str, Any], effect: EffectKeyLike | None
-    ) -> ToolResult:
-        declaration = tool.declaration
+    async def _run(self, caller: Caller, tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> ToolResult:
+        declaration, effect = tool.declaration, invocation.effect
         match declaration.kind:
             case "builtin":
                 call = python_tool.read_arguments(declaration.name, arguments, self._limits)
@@ -223,6 +224,9 @@ class Invoker:
             case "mcp":
                 async with self._gate.enter(caller.tenant):
                     return await self._mcp.call(caller, tool, arguments)
+            case "sql":
+                async with self._gate.enter(caller.tenant):
+                    return await self._sql.call(declaration, arguments, invocation.demanded_regions)
             case "http":
                 async with self._gate.enter(caller.tenant):
                     return await self._http.call(

@@ -37,6 +37,7 @@ from slipway_tools.run_ends import RunEnds
 from slipway_tools.sandboxes import Sandboxes
 from slipway_tools.servicer import ToolsServicer
 from slipway_tools.settings import ToolsSettings
+from slipway_tools.sql_tool import SqlCaller
 
 
 async def serve(settings: ToolsSettings) -> None:
@@ -68,7 +69,8 @@ async def serve(settings: ToolsSettings) -> None:
     rules = EgressRules(settings.egress_file)
     egress = Egress(rules, Proxy(allowed, secrets), EgressLog(pool, evidence))
     sandboxes = Sandboxes(choice, files, egress)
-    registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules))
+    sql = SqlCaller(settings.memory_target)
+    registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules), sql)
     http_peer = HttpPeer(allowed, secrets)
     gate = Gate(settings.http_calls, settings.http_queue)
     servers = McpServers(
@@ -82,6 +84,7 @@ async def serve(settings: ToolsSettings) -> None:
         sandboxes,
         files.fetch,
         McpCaller(servers),
+        sql,
         limits=limits,
         gate=gate,
     )
@@ -103,6 +106,7 @@ async def serve(settings: ToolsSettings) -> None:
         await ledger.drain(settings.shutdown_grace)
         await sandboxes.close()
         await files.close()
+        await sql.close()
         await bus.close()
         await postgres.close_pool(pool)
 

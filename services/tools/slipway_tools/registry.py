@@ -18,6 +18,7 @@ from slipway_tools import store
 from slipway_tools.errors import ApprovalRequired, InvalidTool, ToolNotFound
 from slipway_tools.http_tool import HttpCaller
 from slipway_tools.reach import Reaches
+from slipway_tools.sql_tool import SqlCaller
 from slipway_tools.tool import Declaration, Tool
 
 
@@ -40,12 +41,14 @@ class Registry:
         http: HttpCaller,
         builtin: Mapping[str, Declaration],
         reaches: Reaches,
+        sql: SqlCaller,
     ) -> None:
         self._pool = pool
         self._policy = policy
         self._evidence = evidence
         self._http = http
         self._reaches = reaches
+        self._sql = sql
         now = datetime.now(UTC)
         self._builtin = {name: Tool(declaration, now, now) for name, declaration in builtin.items()}
 
@@ -87,7 +90,7 @@ class Registry:
         return self._policy.decide(caller, "InvokeTool", _resource(caller, tool), _context(origin))
 
     def _reaching(self, caller: Caller, tool: Tool) -> Tool:
-        if tool.declaration.kind in ("http", "mcp"):
+        if tool.declaration.kind in ("http", "sql", "mcp"):
             return tool
         return replace(tool, reach=self._reaches.of(caller.tenant, tool.declaration.name))
 
@@ -132,9 +135,11 @@ class Registry:
         """Declare a tool of the caller's tenant; True when it is new. The same declaration again changes nothing.
 
         Raises:
-            PolicyDenied, InvalidTool, SecretUnavailable, IdempotencyKeyReused.
+            PolicyDenied, InvalidTool, SecretUnavailable, IdempotencyKeyReused, and what memory raises of a query.
         """
         permission = self._permit(caller, declaration)
+        if declaration.sql:
+            await self._sql.check(declaration.sql, declaration.input_schema)
         fingerprint = hashlib.sha256(jcs.canonical_json(declaration.content())).digest()
         async with transaction(self._pool) as conn:
 

@@ -13,7 +13,7 @@ SECRET_PREFIX = "secret:"  # noqa: S105 - the form of a reference
 DEFAULT_IDEMPOTENCY_HEADER = "Idempotency-Key"
 DEFAULT_TIMEOUT = 30.0
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-Kind = Literal["builtin", "http", "python", "shell", "mcp"]
+Kind = Literal["builtin", "http", "python", "shell", "sql", "mcp"]
 SideEffect = Literal["read", "write", "destructive"]
 Reach = Literal["nothing", "reads", "writes"]
 
@@ -75,6 +75,16 @@ class ShellCommand:
 
 
 @dataclass(frozen=True)
+class SqlQuery:
+    """A query of a data source; `:name` in it are arguments. At most `limit` rows (0: 100); `timeout` in seconds."""
+
+    source: str
+    query: str
+    limit: int = 0
+    timeout: float = DEFAULT_TIMEOUT
+
+
+@dataclass(frozen=True)
 class McpSource:
     """Which tool of which MCP server it is, and what was approved: its digest and the connection's."""
 
@@ -101,11 +111,12 @@ class Declaration:
     http: HttpCall | None = None
     python: PythonFunction | None = None
     shell: ShellCommand | None = None
+    sql: SqlQuery | None = None
     mcp: McpSource | None = None
 
     def content(self) -> dict[str, Any]:
         """The declaration as JSON: what is stored, digested and recorded. Secrets are in it by name only."""
-        http, python, shell, mcp = self.http, self.python, self.shell, self.mcp
+        http, python, shell, sql, mcp = self.http, self.python, self.shell, self.sql, self.mcp
         content: dict[str, Any] = {
             "tool": self.name,
             "kind": self.kind,
@@ -140,6 +151,13 @@ class Declaration:
                 "stdin_argument": shell.stdin_argument,
                 "json_output": shell.json_output,
                 "timeout_ms": round(shell.timeout * 1000),
+            }
+        if sql:
+            content["sql"] = {
+                "source": sql.source,
+                "query": sql.query,
+                "limit": sql.limit,
+                "timeout_ms": round(sql.timeout * 1000),
             }
         if mcp:
             content["mcp"] = {
@@ -179,7 +197,7 @@ class Tool:
     @property
     def egress(self) -> bool:
         """True when a call sends its arguments out of the platform."""
-        return self.declaration.kind in ("http", "mcp") or self.reach != "nothing"
+        return self.declaration.kind in ("http", "sql", "mcp") or self.reach != "nothing"
 
     @property
     def untrusted_output(self) -> bool:
@@ -200,7 +218,7 @@ class Tool:
 
 def from_content(content: Mapping[str, Any]) -> Declaration:
     """The declaration whose `content` was stored, also by an earlier release."""
-    http, python, shell, mcp = (content.get(kind) for kind in ("http", "python", "shell", "mcp"))
+    http, python, shell, sql, mcp = (content.get(kind) for kind in ("http", "python", "shell", "sql", "mcp"))
     return Declaration(
         name=content["tool"],
         kind=content["kind"],
@@ -229,6 +247,7 @@ def from_content(content: Mapping[str, Any]) -> Declaration:
         )
         if shell
         else None,
+        sql=SqlQuery(sql["source"], sql["query"], sql["limit"], sql["timeout_ms"] / 1000) if sql else None,
         mcp=McpSource(**mcp) if mcp else None,
     )
 

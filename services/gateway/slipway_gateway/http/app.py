@@ -35,6 +35,7 @@ from slipway_gateway.http.routes import (
     runs,
     schedules,
     sessions,
+    sources,
     steering,
     suspension,
     tools,
@@ -43,7 +44,7 @@ from slipway_gateway.http.routes import (
 
 _AREAS = (
     identity, chat, embeddings, models, agents, suspension, schedules, runs, steering, run_events, approvals, sessions,
-    collections, documents, files, tools, mcp_servers, usage, budgets, audit, health,
+    collections, documents, files, sources, tools, mcp_servers, usage, budgets, audit, health,
 )  # fmt: skip
 
 

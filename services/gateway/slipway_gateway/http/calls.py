@@ -12,6 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from slipway.agents.v1.agents_pb2_grpc import AgentsServiceStub
 from slipway.audit.v1.audit_pb2_grpc import AuditServiceStub
 from slipway.memory.v1.memory_pb2_grpc import FilesServiceStub, KnowledgeServiceStub, SessionsServiceStub
+from slipway.memory.v1.sources_pb2_grpc import SourcesServiceStub
 from slipway.router.v1.router_pb2_grpc import RouterServiceStub
 from slipway.runs.v1.runs_pb2_grpc import RunsServiceStub
 from slipway.runs.v1.schedules_pb2_grpc import SchedulesServiceStub
@@ -80,6 +81,7 @@ class Peers:
         self.knowledge = KnowledgeServiceStub(memory)
         self.files = FilesServiceStub(memory)
         self.sessions = SessionsServiceStub(memory)
+        self.sources = SourcesServiceStub(memory)
         self.tools = ToolsServiceStub(tools)
         self.audit = AuditServiceStub(audit)
 

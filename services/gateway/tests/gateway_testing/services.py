@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 from slipway.agents.v1 import agents_pb2
 from slipway.audit.v1 import audit_pb2
-from slipway.memory.v1 import memory_pb2
+from slipway.memory.v1 import memory_pb2, sources_pb2
 from slipway.router.v1 import router_pb2
 from slipway.runs.v1 import runs_pb2, schedules_pb2
 from slipway.tools.v1 import tools_pb2
@@ -23,7 +23,7 @@ from slipway_chassis.errors import SlipwayError
 from slipway_chassis.grpc_errors import DETAILS_KEY, code_of, to_status
 from slipway_chassis.tokens import CallerTokenVerifier
 
-_FILES = (agents_pb2, audit_pb2, memory_pb2, router_pb2, runs_pb2, schedules_pb2, tools_pb2)
+_FILES = (agents_pb2, audit_pb2, memory_pb2, router_pb2, runs_pb2, schedules_pb2, sources_pb2, tools_pb2)
 METHODS = {
     f"/{service.full_name}/{method.name}": method
     for file in _FILES

@@ -82,6 +82,7 @@ def query(request: pb.QuerySourceRequest) -> SourceQuery:
         request.limit,
         timeout,
         tuple(request.regions) if demanded else None,
+        request.validate_only,
     )
 
 

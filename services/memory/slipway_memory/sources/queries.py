@@ -39,6 +39,7 @@ class SourceQuery:
     limit: int = 0
     seconds: float | None = None
     regions: tuple[str, ...] | None = None
+    validate_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class QueryAnswer:
     data_classes: tuple[str, ...]
     event_id: str
     commitment: str
+
+
+_CHECKED = QueryAnswer(Result((), "[]", 0, ""), (), (), "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Queries:
         self._running: Counter[str] = Counter()
 
     async def query(self, caller: Caller, query: SourceQuery) -> QueryAnswer:
-        """Perform one query as the caller.
+        """Perform one query as the caller, or check it (`validate_only`).
 
         Raises:
             SourceNotFound, PolicyDenied, ColumnDenied, SourceRegionNotAllowed, SqlInvalid, SqlNotAllowed, UnknownTable,
@@ -118,6 +122,9 @@ class Queries:
         named = read_names(query.sql)
         _check_parameters(named.names, query.parameters)
         analysis = analyse(named, source.declaration.tables)
+        if query.validate_only:
+            rewrite(analysis, {})
+            return _CHECKED
         facts = _facts(source, query, analysis)
         decision: PolicyDecision | None = None
         reading: _Reading | None = None

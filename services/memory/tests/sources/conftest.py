@@ -6,18 +6,22 @@ The role is granted everything on purpose: nothing but the rewriting stands betw
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
 from slipway.memory.v1 import sources_pb2 as pb
 from slipway.memory.v1 import sources_pb2_grpc
+from slipway_chassis.bus import open_bus
 from slipway_chassis.channel import connect, invoke
+from slipway_testkit.waiting import eventually
 
 _SCHEMA = """
 CREATE SCHEMA sales;
@@ -151,6 +155,7 @@ class SourcesClient:
     stub: Any
     signing: Any
     token: str
+    declaration: ClassVar = staticmethod(declaration)
 
     def as_(self, subject: str, *roles: str, tenant: str = "acme", **claims: Any) -> SourcesClient:
         """The same service, called by another."""
@@ -180,3 +185,32 @@ async def dev(governed_memory: Any, signing: Any) -> AsyncIterator[SourcesClient
     await client.put(declaration())
     yield client
     await channel.close()
+
+
+@pytest.fixture
+def audit_of() -> Any:
+    """Opens a memory process's audit events: a function that waits for one of a type that meets a condition."""
+
+    @asynccontextmanager
+    async def opened(memory: Any) -> AsyncIterator[Any]:
+        bus = await open_bus(memory.bus_url)
+        seen: list[dict[str, Any]] = []
+
+        async def take(message: Any, delivery: int) -> None:
+            seen.append({"id": message.id, **json.loads(json.loads(message.body)["event"])})
+
+        consumer = asyncio.create_task(bus.consume("audit.events", "audit", take))
+
+        async def wait_for(kind: str, meets: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+            async def found() -> dict[str, Any] | None:
+                return next((event for event in seen if event["type"] == kind and meets(event)), None)
+
+            return await eventually(found, 20)
+
+        yield wait_for
+        consumer.cancel()
+        with suppress(asyncio.CancelledError):
+            await consumer
+        await bus.close()
+
+    return opened

@@ -407,6 +407,7 @@ class QuerySourceRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     REGIONS_DEMANDED_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Data source."""
     sql: _builtins.str
@@ -417,6 +418,10 @@ class QuerySourceRequest(_message.Message):
     """Most rows, 1 to the service's limit; 0: 100."""
     regions_demanded: _builtins.bool
     """True when `regions` is a demand, also if it is empty."""
+    validate_only: _builtins.bool
+    """True to have the query read and checked against the declaration, and not performed. Policy is asked whether the
+    caller may read the declaration, not of columns: those are checked for whoever performs it.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time in the database; unset: the service's."""
@@ -435,10 +440,11 @@ class QuerySourceRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
         regions_demanded: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "parameters_json", b"parameters_json", "regions", b"regions", "regions_demanded", b"regions_demanded", "source", b"source", "sql", b"sql", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "parameters_json", b"parameters_json", "regions", b"regions", "regions_demanded", b"regions_demanded", "source", b"source", "sql", b"sql", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,10 +111,11 @@ class Tool(_message.Message):
     SHELL_FIELD_NUMBER: _builtins.int
     MCP_FIELD_NUMBER: _builtins.int
     QUARANTINE_FIELD_NUMBER: _builtins.int
+    SQL_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name, e.g. `ledger.post`."""
     kind: _builtins.str
-    """`builtin`, `http`, `python`, `shell` or `mcp`."""
+    """`builtin`, `http`, `python`, `shell`, `sql` or `mcp`."""
     description: _builtins.str
     """What it does."""
     input_schema_json: _builtins.str
@@ -163,6 +164,10 @@ class Tool(_message.Message):
     def mcp(self) -> Global___McpToolSource:
         """Where it comes from, for `mcp` tools."""
 
+    @_builtins.property
+    def sql(self) -> Global___SqlTool:
+        """The query, for `sql` tools."""
+
     def __init__(
         self,
         *,
@@ -185,10 +190,11 @@ class Tool(_message.Message):
         shell: Global___ShellTool | None = ...,
         mcp: Global___McpToolSource | None = ...,
         quarantine: _builtins.str = ...,
+        sql: Global___SqlTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http", b"http", "mcp", b"mcp", "python", b"python", "shell", b"shell", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http", b"http", "mcp", b"mcp", "python", b"python", "shell", b"shell", "sql", b"sql", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "egress", b"egress", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "mcp", b"mcp", "output_schema_json", b"output_schema_json", "python", b"python", "quarantine", b"quarantine", "regions", b"regions", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "untrusted_output", b"untrusted_output", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "digest", b"digest", "egress", b"egress", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "kind", b"kind", "mcp", b"mcp", "output_schema_json", b"output_schema_json", "python", b"python", "quarantine", b"quarantine", "regions", b"regions", "shell", b"shell", "side_effect", b"side_effect", "sql", b"sql", "tool", b"tool", "untrusted_output", b"untrusted_output", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +269,44 @@ class ShellTool(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShellTool: _TypeAlias = ShellTool  # noqa: Y015
+
+@_typing.final
+class SqlTool(_message.Message):
+    """SqlTool is a query of a governed data source of memory, performed as the caller. Its text is fixed: arguments are only
+    ever values. Its output is `{"columns": […], "rows": [{…}], "truncated": …}`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Data source of slipway.memory.v1."""
+    query: _builtins.str
+    """One SELECT; `:name` is the argument of that name, null when an optional one is left out."""
+    limit: _builtins.int
+    """Most rows; 0: 100."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Most time a call may take; unset: 30 s."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        query: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "query", b"query", "source", b"source", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SqlTool: _TypeAlias = SqlTool  # noqa: Y015
 
 @_typing.final
 class McpToolSource(_message.Message):
@@ -414,6 +458,7 @@ class PutToolRequest(_message.Message):
     SHELL_FIELD_NUMBER: _builtins.int
     SIDE_EFFECT_FIELD_NUMBER: _builtins.int
     TRUSTED_OUTPUT_FIELD_NUMBER: _builtins.int
+    SQL_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
     """Name: lower-case letters, digits, `.`, `_`, `-`; at most 64."""
     description: _builtins.str
@@ -431,7 +476,7 @@ class PutToolRequest(_message.Message):
     commands: read.
     """
     trusted_output: _builtins.bool
-    """True when an HTTP tool answers with what the platform itself vouches for: its output does not taint."""
+    """True when an HTTP or SQL tool answers with what the platform itself vouches for: its output does not taint."""
     @_builtins.property
     def http(self) -> Global___HttpTool:
         """How it is called."""
@@ -442,11 +487,15 @@ class PutToolRequest(_message.Message):
 
     @_builtins.property
     def python(self) -> Global___PythonTool:
-        """How it is run, for a Python function; one of `http`, `python`, `shell`."""
+        """How it is run, for a Python function; one of `http`, `python`, `shell`, `sql`."""
 
     @_builtins.property
     def shell(self) -> Global___ShellTool:
         """How it is run, for a command."""
+
+    @_builtins.property
+    def sql(self) -> Global___SqlTool:
+        """How it is run, for a query of a data source."""
 
     def __init__(
         self,
@@ -463,10 +512,11 @@ class PutToolRequest(_message.Message):
         shell: Global___ShellTool | None = ...,
         side_effect: Global___SideEffect.ValueType = ...,
         trusted_output: _builtins.bool = ...,
+        sql: Global___SqlTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "python", b"python", "shell", b"shell"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "python", b"python", "shell", b"shell", "sql", b"sql"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "output_schema_json", b"output_schema_json", "python", b"python", "regions", b"regions", "request_id", b"request_id", "shell", b"shell", "side_effect", b"side_effect", "tool", b"tool", "trusted_output", b"trusted_output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "http", b"http", "idempotent", b"idempotent", "input_schema_json", b"input_schema_json", "output_schema_json", b"output_schema_json", "python", b"python", "regions", b"regions", "request_id", b"request_id", "shell", b"shell", "side_effect", b"side_effect", "sql", b"sql", "tool", b"tool", "trusted_output", b"trusted_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,6 +53,15 @@ class ShellDeclaration(Command):
     timeout_seconds: Timeout = None
 
 
+class SqlDeclaration(Command):
+    """A query of a governed data source, performed as the caller: arguments are only ever values of it."""
+
+    source: str = Field(min_length=1, max_length=63)
+    query: str = Field(min_length=1, max_length=32768, description="One SELECT; `:name` is the argument of that name.")
+    limit: int = Field(0, ge=0, le=100_000, description="Most rows; 0: 100.")
+    timeout_seconds: Timeout = None
+
+
 class McpSource(Resource):
     """Which tool of which MCP server it is, and what was approved."""
 
@@ -66,7 +75,7 @@ class Tool(Resource):
     """Something that an agent can call."""
 
     tool: str
-    kind: str = Field(description="`builtin`, `http`, `python`, `shell` or `mcp`.")
+    kind: str = Field(description="`builtin`, `http`, `python`, `shell`, `sql` or `mcp`.")
     description: str
     input_schema: JsonValue
     output_schema: JsonValue
@@ -81,6 +90,7 @@ class Tool(Resource):
     http: HttpDeclaration | None
     python: PythonDeclaration | None
     shell: ShellDeclaration | None
+    sql: SqlDeclaration | None
     mcp: McpSource | None
     create_time: datetime | None
     update_time: datetime | None
@@ -103,7 +113,7 @@ class ToolPolicy(Resource):
 
 
 class PutTool(Command):
-    """A tool to declare: exactly one of `http`, `python` and `shell`."""
+    """A tool to declare: exactly one of `http`, `python`, `shell` and `sql`."""
 
     description: str = Field(min_length=1, max_length=2000)
     input_schema: dict[str, JsonValue] = Field(description="JSON Schema of the arguments; an object schema.")
@@ -111,12 +121,15 @@ class PutTool(Command):
     http: HttpDeclaration | None = None
     python: PythonDeclaration | None = None
     shell: ShellDeclaration | None = None
+    sql: SqlDeclaration | None = None
     idempotent: bool = Field(False, description="True when the target honours the idempotency key.")
     side_effect: SideEffect | None = Field(
-        None, description="Absent: by method (GET reads, DELETE destroys, others write); functions and commands read."
+        None,
+        description="Absent: by method (GET reads, DELETE destroys, others write); the other kinds read.",
     )
     trusted_output: bool = Field(
-        False, description="True when the platform itself vouches for what an HTTP tool answers: it does not taint."
+        False,
+        description="True when the platform itself vouches for what an HTTP or SQL tool answers: it does not taint.",
     )
     regions: list[Region] = Field([], max_length=32)
 
@@ -239,6 +252,14 @@ def tool_resource(message: pb.Tool) -> Tool:
         )
         if message.HasField("shell")
         else None,
+        sql=SqlDeclaration.model_construct(
+            source=message.sql.source,
+            query=message.sql.query,
+            limit=message.sql.limit,
+            timeout_seconds=seconds_of(message.sql),
+        )
+        if message.HasField("sql")
+        else None,
         mcp=McpSource(
             server=message.mcp.server, tool=message.mcp.tool, digest=message.mcp.digest, approver=message.mcp.approver
         )
@@ -262,7 +283,7 @@ def _declaration(message: pb.HttpTool) -> HttpDeclaration:
     )
 
 
-Timed = pb.HttpTool | pb.PythonTool | pb.ShellTool | pb.McpConnection | pb.ImportOpenApiRequest
+Timed = pb.HttpTool | pb.PythonTool | pb.ShellTool | pb.SqlTool | pb.McpConnection | pb.ImportOpenApiRequest
 
 
 def seconds_of(message: Timed) -> float | None:
@@ -315,6 +336,9 @@ def put_request(tool: str, body: PutTool, request_id: str) -> pb.PutToolRequest:
             pb.ShellTool(command=shell.command, stdin_argument=shell.stdin_argument, json_output=shell.json_output)
         )
         set_timeout(message.shell, shell.timeout_seconds)
+    if sql := body.sql:
+        message.sql.CopyFrom(pb.SqlTool(source=sql.source, query=sql.query, limit=sql.limit))
+        set_timeout(message.sql, sql.timeout_seconds)
     return message
 
 
