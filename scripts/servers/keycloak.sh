@@ -43,15 +43,14 @@ find_java() {
 
 # keycloak_fetch FOLDER
 keycloak_fetch() {
-  local folder=$1 repository archive
-  local artifact=org.keycloak:keycloak-quarkus-dist
-  three_times mvn -B -q dependency:get "-Dartifact=$artifact:$keycloak_version:zip" -Dtransitive=false >&2 || return
-  repository=$(mvn -B -q help:evaluate -Dexpression=settings.localRepository -DforceStdout 2>/dev/null) || return
-  archive="$repository/org/keycloak/keycloak-quarkus-dist/$keycloak_version/keycloak-quarkus-dist-$keycloak_version.zip"
-  python3 - "$archive" "$folder" <<'PYTHON' || return
+  local folder=$1 artifact=org.keycloak:keycloak-quarkus-dist:$keycloak_version:zip
+  three_times mvn -B -q -Dstyle.color=never dependency:copy "-Dartifact=$artifact" "-DoutputDirectory=$folder" >&2 || return
+  python3 - "$folder" <<'PYTHON' || return
 import os, sys, zipfile
+from pathlib import Path
 
-archive, folder = sys.argv[1:]
+folder = Path(sys.argv[1])
+(archive,) = folder.glob("*.zip")
 with zipfile.ZipFile(archive) as content:
     for member in content.infolist():
         # The archive has one folder, named after the version.
@@ -63,6 +62,7 @@ with zipfile.ZipFile(archive) as content:
         written = content.extract(member, folder)
         if mode and not member.is_dir():
             os.chmod(written, mode & 0o777)
+archive.unlink()
 PYTHON
   chmod +x "$folder"/bin/*.sh
 }
