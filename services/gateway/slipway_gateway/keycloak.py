@@ -1,8 +1,8 @@
 """Subjects of a Keycloak realm, looked up over its Admin REST API through a service account with `view-users`.
 
 The account needs no more than that role of `realm-management`: `view-clients` would show it the secrets of other
-clients (Keycloak 26.5). `view-realm` lets it also tell which role names exist, and `query-clients` is needed where
-roles are those of a client.
+clients (Keycloak 26.5). `view-realm` lets it also tell which role names exist. Where roles are those of a client, its
+internal id stands in the URL: looking it up would need `view-clients`.
 """
 
 import time
@@ -27,7 +27,7 @@ _TIMEOUT: Final = 5.0
 _RENEW_BEFORE: Final = 20.0
 _RETRY_AFTER: Final = 5.0
 _URL: Final = "SLIPWAY_GATEWAY_DIRECTORY_URL"
-_OPTIONS: Final = frozenset({"client_id", "tenant_attribute", "groups"})
+_OPTIONS: Final = frozenset({"client_id", "tenant_attribute", "groups", "roles_client"})
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class KeycloakSource:
     tenant_attribute: str
     by_username: bool
     roles_client: str
-    """The client whose roles count; empty: the realm's."""
+    """Internal id of the client whose roles count; empty: the realm's."""
     group_field: str
 
     @property
@@ -74,8 +74,8 @@ def read_source(url: str, *, subject_claim: str, tenant_claim: str, roles_claim:
     """What `keycloak+https://host/realms/REALM?client_id=…` says. Raises DirectoryRefused.
 
     The claims of tokens tell what to look up: `sub` or `preferred_username`; roles of the realm, or of a client when
-    they stand at `resource_access.CLIENT.roles`; the tenant in a user attribute named as its claim, or
-    `tenant_attribute`.
+    they stand at `resource_access.CLIENT.roles` (then `roles_client` is that client's internal id); the tenant in a
+    user attribute named as its claim, or `tenant_attribute`.
     """
     parts = urlsplit(url)
     prefix, found, realm = parts.path.rstrip("/").rpartition("/realms/")
@@ -95,9 +95,12 @@ def read_source(url: str, *, subject_claim: str, tenant_claim: str, roles_claim:
     base = f"{parts.scheme.removeprefix('keycloak+')}://{parts.netloc}{prefix}"
     if not is_trustworthy(base):
         raise DirectoryRefused(f"{_URL} must be keycloak+https: plain http is for loopback addresses only")
-    client, of_a_client = "", roles_claim.startswith("resource_access.") and roles_claim.endswith(".roles")
-    if of_a_client:
-        client = roles_claim.removeprefix("resource_access.").removesuffix(".roles")
+    client = options.get("roles_client", "")
+    if roles_claim.startswith("resource_access.") and not client:
+        raise DirectoryRefused(
+            f"{_URL} needs `roles_client` where SLIPWAY_GATEWAY_OIDC_ROLES_CLAIM is resource_access.CLIENT.roles: the "
+            "internal id of that client (a UUID; Keycloak's console shows it in the page's address)"
+        )
     return KeycloakSource(
         base=base,
         realm=realm,
@@ -172,8 +175,13 @@ class KeycloakDirectory:
             raise _unexpected(answer)
         if answer.status_code != 200:
             raise DirectoryRefused(f"{self._source.admin_url} answered {answer.status_code}: is {_URL} right?")
-        if self._source.roles_client:
-            await self._client_uuid()
+        for user in _read(_OBJECTS, answer):
+            mapped = await self._ask(f"/users/{quote(str(user['id']), safe='')}{self._roles_path}")
+            if mapped.status_code == 404 and self._source.roles_client:
+                raise DirectoryRefused(
+                    f"{_URL} names a client in `roles_client` that the realm does not have: it is the client's "
+                    "internal id (a UUID; Keycloak's console shows it in the page's address)"
+                )
 
     async def _look_up(self, tenant: str, subject: str) -> Subject | None:
         user = await self._user(subject)
@@ -183,10 +191,7 @@ class KeycloakDirectory:
         if attributes.get(self._source.tenant_attribute) != [tenant]:
             return None
         place = f"/users/{quote(str(user['id']), safe='')}"
-        mapped = "realm"
-        if self._source.roles_client:
-            mapped = f"clients/{await self._client_uuid()}"
-        roles = await self._list(f"{place}/role-mappings/{mapped}/composite")
+        roles = _read(_OBJECTS, await self._ask(place + self._roles_path))
         groups = await self._list(f"{place}/groups?max=1000")
         return Subject(
             name=str(user.get("username") or subject),
@@ -194,22 +199,19 @@ class KeycloakDirectory:
             groups=frozenset(str(group[self._source.group_field]).removeprefix("/") for group in groups),
         )
 
+    @property
+    def _roles_path(self) -> str:
+        """Where below a user the roles are that the user has, those of groups and of other roles included."""
+        client = self._source.roles_client
+        holder = f"clients/{quote(client, safe='')}" if client else "realm"
+        return f"/role-mappings/{holder}/composite"
+
     async def _user(self, subject: str) -> dict[str, Any] | None:
         if self._source.by_username:
             users = await self._list(f"/users?exact=true&username={quote(subject, safe='')}")
             return users[0] if users else None
         answer = await self._ask(f"/users/{quote(subject, safe='')}")
         return None if answer.status_code == 404 else _read(_OBJECT, answer)
-
-    async def _client_uuid(self) -> str:
-        found = await self._list(f"/clients?clientId={quote(self._source.roles_client, safe='')}")
-        if not found:
-            raise DirectoryRefused(
-                f"SLIPWAY_GATEWAY_OIDC_ROLES_CLAIM names the client {self._source.roles_client!r}, which the "
-                "directory does not show: correct it, or give the service account the role `query-clients` of "
-                "`realm-management`"
-            )
-        return quote(str(found[0]["id"]), safe="")
 
     async def _list(self, path: str) -> list[dict[str, Any]]:
         return _read(_OBJECTS, await self._ask(path))
