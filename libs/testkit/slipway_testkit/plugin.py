@@ -1,7 +1,7 @@
 """Pytest plugin: fixtures over real servers, usable from every tests folder.
 
 Servers from wheels (PostgreSQL, Valkey) are always there. Those that `make servers` installs (RabbitMQ, Redis and
-PostgreSQL from Debian, versitygw) skip the test with a reason when they are missing, and fail it under
+PostgreSQL from Debian, versitygw, Weaviate) skip the test with a reason when they are missing, and fail it under
 SLIPWAY_REQUIRE_SERVERS=1.
 """
 
@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from slipway_testkit.servers import keycloak, postgres, programs, rabbitmq, redis, versitygw
+from slipway_testkit.servers import keycloak, postgres, programs, rabbitmq, redis, versitygw, weaviate
 from slipway_testkit.servers.keycloak import KeycloakServer
 from slipway_testkit.servers.postgres import PostgresServer
 from slipway_testkit.servers.process import ServerUnavailable
@@ -21,6 +21,7 @@ from slipway_testkit.servers.process import free_port as _free_port
 from slipway_testkit.servers.rabbitmq import RabbitServer
 from slipway_testkit.servers.redis import RedisServer
 from slipway_testkit.servers.versitygw import S3Server
+from slipway_testkit.servers.weaviate import WeaviateServer
 from slipway_testkit.signing import SigningAuthority
 from slipway_testkit.waiting import eventually as _eventually
 
@@ -146,6 +147,13 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
 def rabbitmq_url(rabbitmq_server: RabbitServer) -> str:
     """URL of the session's RabbitMQ; shared by all tests: use namespaces."""
     return rabbitmq_server.url
+
+
+@pytest.fixture(scope="session")
+def weaviate_server() -> Iterator[WeaviateServer]:
+    """The session's Weaviate; tests use URLs with names of their own (`new_url`)."""
+    with required_or_skipped(weaviate.weaviate()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import asyncpg
 import numpy as np
 import pytest
 from slipway_chassis.postgres import migrate, open_pool
-from slipway_memory.vectors.pgvector import PostgresPassageIndex
 from slipway_memory.knowledge import Collection
 from slipway_memory.store import vector_text
 from slipway_memory.transactions import Database
+from slipway_memory.vectors.pgvector import PostgresPassageIndex
 
 DOCUMENTS, PER_DOCUMENT = 300, 20
 SEED = 7

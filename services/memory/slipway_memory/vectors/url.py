@@ -49,6 +49,8 @@ def weaviate_address(url: str) -> WeaviateAddress:
     grpc_port = parameters.get("grpc_port", "")
     if not port or not re.fullmatch(r"[1-9][0-9]{0,4}", grpc_port) or int(grpc_port) > 65535:
         raise ValueError(f"must name both ports, {_FORM}")
+    if port == int(grpc_port):
+        raise ValueError("its two ports must differ")
     return WeaviateAddress(
         parts.hostname, port, int(grpc_port), tls == "true", unquote(parts.username or ""), collection
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -39,6 +40,8 @@ _UNAUTHENTICATED = re.compile(r"UNAUTHENTICATED|[Uu]nauthorized")
 _UNSUPPORTED = re.compile(r"version (\S+) is not supported")
 
 _log = get_logger(__name__)
+# The client logs objects that were refused whole, with the text of the documents; what matters is logged here.
+logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
 
 
 class WeaviateConnection:
@@ -61,6 +64,11 @@ class WeaviateConnection:
             skip_init_checks=True,
         )
         self._connecting = asyncio.Lock()
+
+    @property
+    def client(self) -> weaviate.WeaviateAsyncClient:
+        """The client itself, connected or not."""
+        return self._client
 
     @asynccontextmanager
     async def use(self, operation: str, *, seconds: float) -> AsyncGenerator[weaviate.WeaviateAsyncClient]:
@@ -131,6 +139,6 @@ def _refusal(error: Exception) -> str:
         return _KEY_REFUSED
     if isinstance(error, WeaviateStartUpError) and (old := _UNSUPPORTED.search(text)):
         return _too_old(old[1])
-    if isinstance(error, ResponseCannotBeDecodedError) or status in (404, 405):
+    if isinstance(error, ResponseCannotBeDecodedError) or status in (404, 405) or "illegal request line" in text:
         return "what answers there is not Weaviate"
     return ""

@@ -51,10 +51,10 @@ class WeaviatePassageIndex:
         self, database: Database, address: WeaviateAddress, *, lease_seconds: float, layout: int = LAYOUT
     ) -> None:
         self._database = database
-        self._connection = WeaviateConnection(address)
-        self._objects = WeaviateObjects(self._connection)
+        self.connection = WeaviateConnection(address)
+        self._objects = WeaviateObjects(self.connection)
         self._ledger = IndexLedger(database, lease_seconds=lease_seconds)
-        self.homes = WeaviateHomes(database, self._connection, address.collection, layout=layout)
+        self.homes = WeaviateHomes(database, self.connection, address.collection, layout=layout)
 
     async def search(
         self,
@@ -133,11 +133,11 @@ class WeaviatePassageIndex:
 
     async def check(self) -> None:
         """See PassageIndex."""
-        await self._connection.check()
+        await self.connection.check()
 
     async def close(self) -> None:
         """See PassageIndex."""
-        await self._connection.close()
+        await self.connection.close()
 
     async def _passages(
         self,
