@@ -1,8 +1,9 @@
 """Hybrid search through memory against the raw query of its store, turn by turn; one JSON line a store.
 
-Memory's Search with the policy, the access list, the words and the passages' text, its embedding excluded (the vectors of
+Memory's Search with the policy, the access list, the words and the passages' text, its embedding excluded (vectors of
 the questions are known); against the statement alone in PostgreSQL, and against Weaviate's client alone with the same
-filter and the same number of passages. Vectors are random around 1,000 directions, texts are words of a Zipf distribution.
+filter and the same number of passages. Vectors are random around 1,000 directions, texts are words of a Zipf
+distribution.
 
 Run: `python bench/hybrid_search.py [--chunks 100000] [--questions 200] [--store pgvector|weaviate]`
 """
