@@ -1,0 +1,255 @@
+"""Keycloak beyond the contract: another realm with other claims, its directory, and what is wrong with a realm."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from gateway_testing.processes import Process
+from gateway_testing.providers import CI_SECRET, KeycloakProvider, new_key
+from slipway_gateway.keycloak import (
+    CACHE_SECONDS,
+    DirectoryRefused,
+    DirectoryUnavailable,
+    KeycloakDirectory,
+    read_source,
+)
+from slipway_testkit.servers.keycloak import KeycloakServer
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
+
+REALM = "company"
+AGENTS = "5f1c33c0-6a55-4b5d-8a1a-3f0f5b0f8f11"
+
+
+def mapper(kind: str, **config: str) -> dict[str, Any]:
+    return {
+        "name": f"{kind}-{config.get('claim.name', 'aud')}",
+        "protocol": "openid-connect",
+        "protocolMapper": kind,
+        "config": {"access.token.claim": "true", **config},
+    }
+
+
+def company() -> dict[str, Any]:
+    """A realm as somebody else would have made it: Keycloak's own scopes, roles of a client, nested groups."""
+    return {
+        "realm": REALM,
+        "enabled": True,
+        "attributes": {"userProfileEnabled": "true"},
+        "components": {
+            "org.keycloak.userprofile.UserProfileProvider": [
+                {
+                    "providerId": "declarative-user-profile",
+                    "config": {
+                        "kc.user.profile.config": [
+                            '{"attributes":[{"name":"username"},{"name":"email"}],"unmanagedAttributePolicy":"ADMIN_EDIT"}'
+                        ]
+                    },
+                }
+            ]
+        },
+        "clients": [
+            {"id": AGENTS, "clientId": "agents"},
+            {
+                "clientId": "desk",
+                "publicClient": True,
+                "directAccessGrantsEnabled": True,
+                "fullScopeAllowed": True,
+                "protocolMappers": [
+                    mapper("oidc-audience-mapper", **{"included.client.audience": "agents"}),
+                    mapper("oidc-usermodel-attribute-mapper", **{"user.attribute": "org", "claim.name": "org"}),
+                    mapper("oidc-group-membership-mapper", **{"claim.name": "teams", "full.path": "true"}),
+                ],
+            },
+            # With the full scope Keycloak would add the audience itself, for whoever has a role of `agents`.
+            {
+                "clientId": "bare",
+                "publicClient": True,
+                "directAccessGrantsEnabled": True,
+                "fullScopeAllowed": False,
+            },
+            {
+                "clientId": "lookup",
+                "secret": CI_SECRET,
+                "serviceAccountsEnabled": True,
+                "fullScopeAllowed": True,
+            },
+            {"clientId": "blind", "secret": CI_SECRET, "serviceAccountsEnabled": True},
+        ],
+        "roles": {
+            "client": {
+                "agents": [
+                    {"name": "operator"},
+                    {"name": "boss", "composite": True, "composites": {"client": {"agents": ["operator"]}}},
+                ]
+            }
+        },
+        "groups": [{"name": "eu", "subGroups": [{"name": "desk"}]}],
+        "users": [
+            {
+                "username": "zoe",
+                "enabled": True,
+                "email": "zoe@company.example",
+                "attributes": {"org": ["initech"]},
+                "groups": ["/eu/desk"],
+                "clientRoles": {"agents": ["boss"]},
+                "credentials": [{"type": "password", "value": "zoe"}],
+            },
+            {
+                "username": "service-account-lookup",
+                "enabled": True,
+                "serviceAccountClientId": "lookup",
+                "clientRoles": {"realm-management": ["view-users"]},
+            },
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def realm(keycloak_server: KeycloakServer) -> Iterator[KeycloakServer]:
+    keycloak_server.admin("POST", "", company(), realm="")
+    new_key(keycloak_server, REALM, "eddsa-generated", eddsaEllipticCurveKey="Ed25519")
+    client = keycloak_server.admin("GET", "/clients?clientId=desk", realm=REALM)[0]
+    client["attributes"]["access.token.signed.response.alg"] = "EdDSA"
+    keycloak_server.admin("PUT", f"/clients/{client['id']}", client, realm=REALM)
+    yield keycloak_server
+    keycloak_server.admin("DELETE", "", realm=REALM)
+
+
+@pytest.fixture(scope="module")
+def settings(realm: KeycloakServer) -> dict[str, str]:
+    return {
+        "OIDC_ISSUER": realm.issuer(REALM),
+        "OIDC_AUDIENCE": '["slipway", "agents"]',
+        "OIDC_AZP": '["desk", "bare"]',
+        "OIDC_TENANT_CLAIM": "org",
+        "OIDC_ROLES_CLAIM": "resource_access.agents.roles",
+        "OIDC_GROUPS_CLAIM": "teams",
+        "DIRECTORY_URL": realm.directory_url(REALM, f"client_id=lookup&groups=path&roles_client={AGENTS}"),
+        "DIRECTORY_SECRET": CI_SECRET,
+    }
+
+
+def token(server: KeycloakServer, client: str) -> str:
+    form = {"grant_type": "password", "client_id": client, "username": "zoe", "password": "zoe"}
+    answer = httpx.post(f"{server.issuer(REALM)}/protocol/openid-connect/token", data=form, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["access_token"]
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield client
+
+
+def directory(
+    web: httpx.AsyncClient, settings: dict[str, str], *, secret: str = CI_SECRET, **changes: str
+) -> tuple[KeycloakDirectory, Clock]:
+    values = settings | changes
+    source = read_source(
+        values["DIRECTORY_URL"],
+        subject_claim=values.get("OIDC_SUBJECT_CLAIM", "sub"),
+        tenant_claim=values["OIDC_TENANT_CLAIM"],
+        roles_claim=values["OIDC_ROLES_CLAIM"],
+    )
+    clock = Clock()
+    return KeycloakDirectory(web, source, secret, clock=clock), clock
+
+
+async def test_another_realm_with_claims_of_its_own_needs_settings_only(
+    realm: KeycloakServer, settings: dict[str, str], other_gateway: Callable[..., Any], web: httpx.AsyncClient
+) -> None:
+    gateway = other_gateway(**settings)
+    signed = token(realm, "desk")
+    assert jwt.get_unverified_header(signed)["alg"] == "EdDSA"
+    caller = (await web.get(f"{gateway.url}/v1/whoami", headers={"Authorization": f"Bearer {signed}"})).json()
+    assert (caller["tenant"], caller["name"]) == ("initech", "zoe")
+    assert (caller["roles"], caller["groups"]) == (["boss", "operator"], ["eu/desk"])
+
+    # A run of hers has the same roles and groups, from the directory.
+    looked_up, _ = directory(web, settings)
+    found = await looked_up.find("initech", caller["subject"])
+    assert found is not None
+    assert (found.name, sorted(found.roles), sorted(found.groups)) == ("zoe", caller["roles"], caller["groups"])
+    by_name, _ = directory(web, settings, OIDC_SUBJECT_CLAIM="preferred_username")
+    assert await by_name.find("initech", "zoe") == found
+    assert await looked_up.find("acme", caller["subject"]) is None, "in another tenant she is nobody"
+    assert await looked_up.find("initech", "nobody") is None
+
+    # A client without the audience mapper.
+    bare = {"Authorization": f"Bearer {token(realm, 'bare')}"}
+    refused = await web.get(f"{gateway.url}/v1/whoami", headers=bare)
+    assert refused.status_code == 401
+    assert "audience mapper" in refused.json()["detail"]
+    assert "bare" not in refused.text
+
+
+async def test_a_disabled_subject_is_gone_within_ten_seconds(
+    keycloak_server: KeycloakServer, web: httpx.AsyncClient
+) -> None:
+    provider = KeycloakProvider(keycloak_server)
+    names = {"OIDC_TENANT_CLAIM": "tenant", "OIDC_ROLES_CLAIM": "realm_access.roles"}
+    looked_up, clock = directory(web, provider.settings | names)
+    found = await looked_up.find("globex", "gina")
+    assert found is not None
+    assert found.roles == {"developer", "operator"}
+    assert await looked_up.has_role("developer")
+    assert not await looked_up.has_role("emperor")
+    provider.change_user("gina", enabled=False)
+    try:
+        assert await looked_up.find("globex", "gina") == found
+        clock.now += CACHE_SECONDS
+        assert await looked_up.find("globex", "gina") is None
+    finally:
+        provider.change_user("gina")
+
+
+async def test_a_directory_that_cannot_be_asked_lets_nobody_go_on_and_says_to_try_again(
+    realm: KeycloakServer, settings: dict[str, str], web: httpx.AsyncClient
+) -> None:
+    away = settings["DIRECTORY_URL"].replace(str(realm.port), "1")
+    silent, _ = directory(web, settings, DIRECTORY_URL=away)
+    wrong, _ = directory(web, settings, secret="wrong")
+    blind, _ = directory(web, settings, DIRECTORY_URL=settings["DIRECTORY_URL"].replace("lookup", "blind"))
+    for looked_up in (silent, wrong, blind):
+        with pytest.raises(DirectoryUnavailable) as caught:
+            await looked_up.find("initech", "zoe")
+        assert caught.value.retry_after
+    await silent.try_account()
+    with pytest.raises(DirectoryRefused, match="view-users"):
+        await blind.try_account()
+
+
+@pytest.mark.parametrize(
+    ("setting", "old", "new", "complaint"),
+    [
+        ("DIRECTORY_SECRET", CI_SECRET, "wrong", "correct `client_id`"),
+        ("DIRECTORY_URL", f"realms/{REALM}", "realms/nowhere", "there is no realm 'nowhere'"),
+        ("DIRECTORY_URL", AGENTS, "agents", "that the realm does not have"),
+        ("DIRECTORY_URL", f"&roles_client={AGENTS}", "", "needs `roles_client`"),
+    ],
+)
+async def test_a_directory_that_is_set_wrong_is_told_at_start(
+    gateway_env: dict[str, str], settings: dict[str, str], setting: str, old: str, new: str, complaint: str
+) -> None:
+    values = settings | {setting: settings[setting].replace(old, new)}
+    values |= {f"{name}_LISTEN": "127.0.0.1:0" for name in ("HTTP", "GRPC", "METRICS")}
+    process = Process(
+        "slipway_gateway.main", gateway_env | {f"SLIPWAY_GATEWAY_{name}": value for name, value in values.items()}
+    )
+    assert process.wait(60) == 2
+    assert complaint in process.output
+    assert CI_SECRET not in process.output
+    assert "Traceback" not in process.output
