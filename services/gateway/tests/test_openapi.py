@@ -198,6 +198,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_whatever_is_sent_the_gateway_keeps_to_its_document(
     document: dict[str, Any], gateway: Any, issuer: Any, empty_answers: None, mode: GenerationMode
