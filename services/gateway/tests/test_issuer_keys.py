@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from gateway_testing.forging import parts
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from slipway_gateway.oidc.jwk import VerificationKey, read_jwks
 from slipway_gateway.oidc.key_set import IdentityProviderUnavailable, IssuerKeys
 
@@ -21,11 +21,17 @@ NEXT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 # Weak and foreign on purpose: these must not be used.
 WEAK_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
+ED_448 = ed448.Ed448PrivateKey.generate()
 EC_384 = ec.generate_private_key(ec.SECP384R1())
 
 
 def jwk(key: Any, kid: str, **members: Any) -> dict[str, Any]:
-    algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
+    algorithm: Any = ECAlgorithm
+    if isinstance(key, rsa.RSAPrivateKey):
+        algorithm = RSAAlgorithm
+    elif isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
+        algorithm = OKPAlgorithm
     return {**algorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"} | members
 
 
@@ -66,6 +72,8 @@ def key_server() -> Iterator[KeyServer]:
         "keys": [
             jwk(RSA_KEY, "rsa"),
             jwk(EC_KEY, "ec"),
+            jwk(ED_KEY, "ed"),
+            jwk(ED_448, "ed448"),
             jwk(WEAK_KEY, "weak"),
             jwk(EC_384, "p384"),
             jwk(RSA_KEY, "for-encryption", use="enc"),
@@ -102,6 +110,9 @@ def status(keyed: Any, issuer: Any) -> Callable[..., int]:
         (RSA_KEY, "RS256", "rsa", 200),
         (RSA_KEY, "PS256", "rsa", 200),
         (EC_KEY, "ES256", "ec", 200),
+        (ED_KEY, "EdDSA", "ed", 200),
+        (ED_448, "EdDSA", "ed448", 401),
+        (ED_KEY, "EdDSA", "ec", 401),
         (RSA_KEY, "PS256", "ps-only", 200),
         (RSA_KEY, "RS256", "ps-only", 401),
         (RSA_KEY, "RS384", "rsa", 401),
