@@ -42,12 +42,12 @@ class Collections:
         self._embedder = embedder
 
     async def find(self, caller: Caller, name: str, action: str) -> tuple[Collection, PolicyDecision]:
-        """The collection of that name in the caller's tenant, when policy allows `action` on it.
+        """The collection of that name in the caller's tenant, without its counts, when policy allows `action` on it.
 
         Raises CollectionNotFound (another tenant's, too), PolicyDenied.
         """
         check_collection_name(name)
-        collection = await self._store.collection(caller.tenant, name)
+        collection = await self._store.uncounted_collection(caller.tenant, name)
         if collection is None:
             raise CollectionNotFound(f"there is no collection {name}", field="collection")
         return collection, self._policy.authorize(caller, action, collection_resource(caller.tenant, name))
@@ -128,9 +128,9 @@ class Collections:
         return CollectionPut(collection, created)
 
     async def get(self, caller: Caller, name: str) -> Collection:
-        """A collection that the caller may read."""
-        collection, _ = await self.find(caller, name, "ReadCollection")
-        return collection
+        """A collection that the caller may read, with its counts."""
+        found, _ = await self.find(caller, name, "ReadCollection")
+        return await self._store.collection(caller.tenant, name) or found
 
     async def list(self, caller: Caller, *, size: int, token: str) -> tuple[list[Collection], str]:
         """A page of the tenant's collections that the caller may read, and the next page's token."""

@@ -23,6 +23,12 @@ LEFT JOIN document d ON d.collection_id = c.collection_id
 LEFT JOIN document_version v ON v.version_id = d.live_version
 """
 
+_COLLECTION_UNCOUNTED = """
+SELECT c.collection_id, c.tenant, c.name, c.description, c.embedding_model, c.dimensions, c.regions,
+       0 AS document_count, 0 AS chunk_count, c.create_time, c.update_time
+FROM collection c WHERE c.tenant = $1 AND c.name = $2
+"""
+
 _DOCUMENT = """
 SELECT d.document_id, v.version_id, c.name AS collection, d.name, v.owner, v.filename, v.declared_type, v.title,
        v.content_type, v.size_bytes, v.digest, v.state, v.error, v.chunk_count, v.indexed_chunk_count, v.page_count,
@@ -68,6 +74,11 @@ class KnowledgeStore:
         row = await self.database.pool.fetchrow(
             _COLLECTION + "WHERE c.tenant = $1 AND c.name = $2 GROUP BY c.collection_id", tenant, name
         )
+        return _collection(row) if row else None
+
+    async def uncounted_collection(self, tenant: str, name: str) -> Collection | None:
+        """As `collection`, with 0 for its counts: they cost a look at every document."""
+        row = await self.database.pool.fetchrow(_COLLECTION_UNCOUNTED, tenant, name)
         return _collection(row) if row else None
 
     async def collections(self, tenant: str, after: str, limit: int) -> list[Collection]:
