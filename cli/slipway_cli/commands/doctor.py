@@ -1,6 +1,5 @@
 """`slipway doctor`: is everything there that a stack needs, and fit for it?"""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +27,9 @@ def doctor(
 
     Changes nothing. Exits with 0 when all is well, 1 when something fails, 2 when something is only doubtful.
     """
+    # The command line starts fast: what only this command needs is imported here.
+    import asyncio
+
     try:
         from slipway_cli.supervisor.refusal import StartRefusedError
         from slipway_cli.supervisor.servers_file import RealServers, read_servers
