@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
 
+from slipway_memory.vectors.url import weaviate_address
+
 _MIB = 1024 * 1024
 _PLACE = re.compile(r"[a-z0-9._:-]+:[0-9]{1,5}")
 
@@ -83,6 +85,14 @@ class MemorySettings(ServiceSettings):
         for place in value:
             if not place.startswith("/") and not _PLACE.fullmatch(place):
                 raise ValueError(f"{place!r} must be host:port in lower case, or the folder of a Unix socket")
+        return value
+
+    @field_validator("vectors_url")
+    @classmethod
+    def _names_an_index(cls, value: SecretStr) -> SecretStr:
+        """A URL of another form is told before anything is written."""
+        if value.get_secret_value():
+            weaviate_address(value.get_secret_value())
         return value
 
     @field_validator("embedding_timeout")

@@ -27,9 +27,10 @@ GOOD = {
     [
         ({"router_target": None}, "SLIPWAY_MEMORY_ROUTER_TARGET is not set"),
         ({"objects_url": "ftp://x"}, "SLIPWAY_MEMORY_OBJECTS_URL: must be file:///folder or s3://bucket"),
+        ({"vectors_url": "weaviate://key@h:1"}, "SLIPWAY_MEMORY_VECTORS_URL must name both ports"),
         ({"indexing_lease": "10", "embedding_timeout": "20"}, "SLIPWAY_MEMORY_EMBEDDING_TIMEOUT must be less than"),
     ],
-    ids=["missing", "wrong URL", "lease"],
+    ids=["missing", "wrong URL", "wrong index", "lease"],
 )
 def test_a_wrong_setting_is_named(wrong, sentence):
     values = {name: value for name, value in {**GOOD, **wrong}.items() if value is not None}
