@@ -201,6 +201,12 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def installed_runsc() -> str | None:
+    """Where `make servers` links it, or the system has it."""
+    linked = Path(__file__).parents[1] / ".servers/bin/runsc"
+    return str(linked) if linked.exists() else shutil.which("runsc")
+
+
 async def main(rounds: int, runsc: str | None) -> None:
     """All figures."""
     with embedded_postgres() as postgres, valkey() as redis, folder() as home:
@@ -230,6 +236,6 @@ async def main(rounds: int, runsc: str | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--runsc", default=shutil.which("runsc"))
+    parser.add_argument("--runsc", type=os.path.abspath, default=installed_runsc())
     options = parser.parse_args()
     asyncio.run(main(options.rounds, options.runsc))
