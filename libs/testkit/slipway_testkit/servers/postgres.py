@@ -22,7 +22,7 @@ _SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",
-    "max_connections": "200",
+    "max_connections": "500",
     "max_wal_size": "256MB",
     "autovacuum_naptime": "60s",
     "log_min_messages": "warning",
