@@ -18,7 +18,7 @@ from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
-from slipway_chassis.service import run, run_service
+from slipway_chassis.service import run, run_service, work_undisturbed
 from slipway_chassis.settings import load_settings
 
 from slipway_gateway.api_keys import ApiKeyDirectory, ApiKeys
@@ -165,6 +165,7 @@ def _targets(settings: GatewaySettings) -> Targets:
 def main() -> int:
     """Entry point: 0 after a stop, 2 for settings or files that cannot be used."""
     settings = load_settings(GatewaySettings)
+    work_undisturbed()
     try:
         run(serve(settings))
     except (OSError, ValueError, SlipwayError) as error:

@@ -17,7 +17,7 @@ from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
-from slipway_chassis.service import run, run_service
+from slipway_chassis.service import run, run_service, work_undisturbed
 from slipway_chassis.settings import load_settings
 
 from slipway_router.accounts import Accounts
@@ -148,6 +148,7 @@ async def serve(settings: RouterSettings) -> None:
 def main() -> None:
     """Run the router; exit code 2 when settings, catalogue or secrets cannot be used."""
     settings = load_settings(RouterSettings)
+    work_undisturbed()
     try:
         run(serve(settings))
     except (CatalogueInvalid, SecretsInvalid) as error:
