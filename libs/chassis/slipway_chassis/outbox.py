@@ -170,8 +170,8 @@ class Outbox:
         """Rows were added by other means than `add`: wakes the relay when the transaction of ``conn`` commits."""
         # NOTIFY makes commits of the whole database queue behind one lock, flush included. So it is used only where
         # this process cannot wake the relay by itself.
-        if self._relaying and not conn.is_in_transaction():
-            self._wake.set()  # the statement was a transaction of its own
+        if not conn.is_in_transaction():
+            await self.committed(conn)  # the statement was a transaction of its own
         elif not (self._relaying and after_commit(conn, self._wake.set)):
             await conn.execute(f"NOTIFY {_CHANNEL}")
 

@@ -90,7 +90,7 @@ def extract(headers: Mapping[str, str] | Iterable[tuple[str, str | bytes]]) -> "
         return _NO_CONTEXT
     plain = _PLAIN_TRACEPARENT(carrier["traceparent"]) if "traceparent" in carrier and len(carrier) == 1 else None
     if plain is not None:
-        # What comes with every call between our services; the propagator needs ten times as long for it.
+        # What comes with every call between our services; the propagator takes longer over it.
         trace_id, span_id, flags = (int(part, 16) for part in plain.groups())
         span_context = SpanContext(trace_id, span_id, True, TraceFlags(flags))
         if span_context.is_valid:

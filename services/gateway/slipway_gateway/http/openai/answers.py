@@ -19,7 +19,7 @@ class JsonAnswer(JSONResponse):
     """A JSON response whose content is of our own making: text in Unicode, numbers that every reader can hold."""
 
     def render(self, content: Any) -> bytes:
-        """The body; five times as fast as the standard library."""
+        """The body, in UTF-8; the standard library takes longer over it."""
         return orjson.dumps(content)
 
 
