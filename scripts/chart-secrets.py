@@ -85,6 +85,8 @@ def contents(arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
         found["memory"]["objects-url"] = arguments.objects_url
     if arguments.vectors_url:
         found["memory"]["vectors-url"] = arguments.vectors_url
+    if arguments.source_secrets:
+        found["memory"]["secrets.yaml"] = arguments.source_secrets.read_text()
     if arguments.tool_secrets:
         found["tools"]["secrets.yaml"] = arguments.tool_secrets.read_text()
     found["audit"]["log.key"] = (folder / "audit" / "log.key").read_text()
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--vectors-url", help="weaviate://…, for memory; left out: pgvector")
     parser.add_argument("--directory-secret-file", type=Path, help="secret of the directory's client in Keycloak")
     parser.add_argument("--providers", type=Path, help="YAML of the router's secrets by name")
+    parser.add_argument("--source-secrets", type=Path, help="YAML of the URLs of memory's data sources by name")
     parser.add_argument("--tool-secrets", type=Path, help="YAML of the tools' secrets by name")
     arguments = parser.parse_args()
     if "{service}" not in arguments.database_url:

@@ -29,6 +29,12 @@ from chart_testing.variants import REQUIRED, Helm, Object, Refused, merged
             ["minReplicas (9) is more than maxReplicas (8)"],
         ),
         ({"services": {"audit": {"replicas": 2}}}, ["more than one replica", "ReadWriteMany"]),
+        (
+            {"services": {"memory": {"sourceHosts": ["db:5432", "warehouse:6432"]}}},
+            ["services.memory.sourceHosts names warehouse:6432", "networkPolicy.egress.sources.ports"],
+        ),
+        ({"services": {"memory": {"sourceHosts": ["db"]}}}, ["/services/memory/sourceHosts/0"]),
+        ({"services": {"memory": {"settings": {"SOURCE_HOSTS": "db:5432"}}}}, ["SOURCE_HOSTS is set by the chart"]),
         ({"services": {"worker": {"autoscaling": {"mode": "prometheus"}}}}, ["autoscaling.prometheusUrl is not set"]),
         ({"services": {"worker": {"autoscaling": {"mode": "keda"}}}}, ["/services/worker/autoscaling/mode"]),
         ({"externalSecrets": {"enabled": True}}, ["externalSecrets.storeRef.name is not set"]),

@@ -210,6 +210,36 @@ def test_network_policies_let_the_arrows_of_the_architecture_through_and_nothing
         assert closed <= ({50051, 9090} if component(deployment) == "worker" else {9090}), component(deployment)
 
 
+@pytest.mark.parametrize(
+    ("variant", "hosts", "ports"),
+    [("minimal", "[]", {53, 443, 5432, 5671, 5672, 6379}), ("full", '["db.example.com:5432","warehouse:6432"]', None)],
+)
+def test_memory_reaches_weaviate_and_the_databases_of_data_sources_where_they_are_named(
+    rendered: Rendered, variant: str, hosts: str, ports: set[int] | None
+) -> None:
+    spec = next(found["spec"] for found in of_kind(rendered[variant], "NetworkPolicy") if component(found) == "memory")
+    reached = {port["port"] for rule in spec["egress"] for port in rule["ports"]} - {50051}
+    assert reached == (ports or {53, 443, 4317, 5432, 5671, 5672, 6379, 6432, 8080, 50061})
+    memory = next(found for found in of_kind(rendered[variant], "Deployment") if component(found) == "memory")
+    container = memory["spec"]["template"]["spec"]["containers"][0]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env["SLIPWAY_MEMORY_SOURCE_HOSTS"] == hosts
+    assert "SLIPWAY_MEMORY_VECTORS_URL" in env
+    mounted = "/etc/slipway/secret" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert (env.get("SLIPWAY_MEMORY_SECRETS_FILE") is not None) == mounted == (variant == "full")
+
+
+def test_only_the_pods_of_tools_share_their_processes_so_that_orphans_of_sandboxes_are_collected(
+    rendered: Rendered,
+) -> None:
+    sharing = {
+        component(found)
+        for found in of_kind(rendered["minimal"], "Deployment")
+        if found["spec"]["template"]["spec"].get("shareProcessNamespace")
+    }
+    assert sharing == {"tools"}
+
+
 @variants
 def test_no_secret_is_in_what_is_rendered_and_each_is_referred_to(rendered: Rendered, variant: str) -> None:
     objects = rendered[variant]

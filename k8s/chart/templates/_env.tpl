@@ -60,6 +60,10 @@
 - {name: {{ $prefix }}_OBJECTS_URL, valueFrom: {secretKeyRef: {name: {{ $secret }}, key: objects-url}}}
 {{- end }}
 - {name: {{ $prefix }}_VECTORS_URL, valueFrom: {secretKeyRef: {name: {{ $secret }}, key: vectors-url, optional: true}}}
+- {name: {{ $prefix }}_SOURCE_HOSTS, value: {{ $values.sourceHosts | toJson | quote }}}
+{{- if $values.secretsFile }}
+- {name: {{ $prefix }}_SECRETS_FILE, value: /etc/slipway/secret/secrets.yaml}
+{{- end }}
 {{- else if eq .component "tools" }}
 - {name: {{ $prefix }}_STATE_DIR, value: /var/lib/slipway}
 {{- if $values.secretsFile }}
@@ -79,7 +83,7 @@
 {{- $v := .root.Values }}
 {{- if eq .component "gateway" }}signing.pem service-secrets.json{{ if hasPrefix "keycloak" $v.directory.url }} directory-secret{{ end }}
 {{- else if eq .component "router" }}secrets.yaml
-{{- else if and (eq .component "tools") $v.services.tools.secretsFile }}secrets.yaml
+{{- else if and (has .component (list "memory" "tools")) (index $v.services .component).secretsFile }}secrets.yaml
 {{- else if eq .component "audit" }}log.key
 {{- end }}
 {{- end }}

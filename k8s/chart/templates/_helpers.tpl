@@ -79,7 +79,7 @@ gateway: {service: gateway, image: gateway, redis: true, calls: [router, orchest
 router: {service: router, image: router, redis: true, calls: [], egress: [models]}
 orchestrator: {service: orchestrator, image: orchestrator, arguments: [api], calls: [router, memory, tools, gateway], egress: []}
 worker: {service: orchestrator, image: orchestrator, arguments: [worker], calls: [router, memory, tools, gateway], egress: []}
-memory: {service: memory, image: memory, redis: true, calls: [router, gateway], egress: [objects]}
+memory: {service: memory, image: memory, redis: true, calls: [router, gateway], egress: [objects, vectors, sources]}
 tools: {service: tools, image: tools, calls: [memory], egress: [targets]}
 audit: {service: audit, image: audit, calls: [], egress: []}
 {{- end }}

@@ -12,7 +12,7 @@
 {{- end }}
 {{- end }}
 {{- $secrets := list "DATABASE_URL" "BUS_URL" "REDIS_URL" "DATA_KEY" "SERVICE_SECRET" "SERVICE_SECRETS" "DIRECTORY_SECRET" "OBJECTS_URL" "VECTORS_URL" }}
-{{- $charts := list "GRPC_LISTEN" "LINK_LISTEN" "METRICS_LISTEN" "HTTP_LISTEN" "MIGRATIONS" "POLICY_DIR" "CALLER_JWKS_FILE" "LOG_LEVEL" "OTLP_ENDPOINT" "SHUTDOWN_GRACE" "IDENTITY_TARGET" "ROUTER_TARGET" "ORCHESTRATOR_TARGET" "MEMORY_TARGET" "TOOLS_TARGET" "AUDIT_TARGET" "PUBLIC_URL" "ALLOWED_HOSTS" "OIDC_ISSUER" "OIDC_JWKS_URL" "OIDC_AUDIENCE" "OIDC_AZP" "OIDC_CA_FILE" "DIRECTORY_URL" "DIRECTORY_SECRET_FILE" "SIGNING_KEY_FILE" "SERVICE_SECRETS_FILE" "CATALOGUE_FILE" "SECRETS_FILE" "LOCAL_MODELS_URL" "CONCURRENCY" "WORKER_POOL" "STATE_DIR" "HEADS_DIR" }}
+{{- $charts := list "GRPC_LISTEN" "LINK_LISTEN" "METRICS_LISTEN" "HTTP_LISTEN" "MIGRATIONS" "POLICY_DIR" "CALLER_JWKS_FILE" "LOG_LEVEL" "OTLP_ENDPOINT" "SHUTDOWN_GRACE" "IDENTITY_TARGET" "ROUTER_TARGET" "ORCHESTRATOR_TARGET" "MEMORY_TARGET" "TOOLS_TARGET" "AUDIT_TARGET" "PUBLIC_URL" "ALLOWED_HOSTS" "OIDC_ISSUER" "OIDC_JWKS_URL" "OIDC_AUDIENCE" "OIDC_AZP" "OIDC_CA_FILE" "DIRECTORY_URL" "DIRECTORY_SECRET_FILE" "SIGNING_KEY_FILE" "SERVICE_SECRETS_FILE" "CATALOGUE_FILE" "SECRETS_FILE" "SOURCE_HOSTS" "LOCAL_MODELS_URL" "CONCURRENCY" "WORKER_POOL" "STATE_DIR" "HEADS_DIR" }}
 {{- range $name, $service := $v.services }}
 {{- range $setting, $_ := $service.settings }}
 {{- if has $setting $secrets }}{{ fail (printf "services.%s.settings.%s is a secret: put it into a Secret that `secrets` names, under the key %s (docs/kubernetes.md), not into values" $name $setting ($setting | lower | replace "_" "-")) }}{{ end }}
@@ -21,6 +21,10 @@
 {{- end }}
 {{- if not (include "slipway.auditShared" .) }}
 {{- if or $v.services.audit.autoscaling.enabled (gt (int $v.services.audit.replicas) 1) }}{{ fail "services.audit has more than one replica, which need a shared volume: set services.audit.heads.accessModes=[ReadWriteMany], or one replica without autoscaling" }}{{ end }}
+{{- end }}
+{{- range $v.services.memory.sourceHosts }}
+{{- $port := splitList ":" . | last | int }}
+{{- if and $v.networkPolicy.enabled (not (has (toString $port) (toStrings $v.networkPolicy.egress.sources.ports))) }}{{ fail (printf "services.memory.sourceHosts names %s, whose port networkPolicy.egress.sources.ports does not let through: add %d there" . $port) }}{{ end }}
 {{- end }}
 {{- with $v.services.worker.autoscaling }}
 {{- if and .enabled (eq .mode "prometheus") (not .prometheusUrl) }}{{ fail "services.worker.autoscaling.prometheusUrl is not set: KEDA asks Prometheus there, e.g. http://prometheus.monitoring:9090" }}{{ end }}

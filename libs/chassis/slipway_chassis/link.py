@@ -25,7 +25,7 @@ from slipway_chassis.logs import get_logger
 LINKS: Final = 4
 _MOST_REQUEST_BYTES = 4 * 1024 * 1024  # what is larger goes by itself: it would hold up everybody else's calls
 _MOST_BATCH_BYTES = 1024 * 1024  # a message takes no further call beyond this size
-_AGE = 300.0  # seconds after which a link is replaced
+_AGE = 60.0  # seconds after which a link is replaced
 _OPEN_TIMEOUT = 2.0  # seconds until calls go by themselves
 _WITHOUT = 10.0  # seconds for which no link is asked for after there was none
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

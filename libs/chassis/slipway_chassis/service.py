@@ -47,7 +47,7 @@ _SERVER_OPTIONS: list[tuple[str, Any]] = [
     # A second process on the same port would silently take half of the calls.
     ("grpc.so_reuseport", 0),
     # Clients look names up again when a connection ends: so they find servers that were added.
-    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_ms", 60_000),
 ]
 _CHECK_EVERY = 5.0  # seconds between readiness checks
 _COLLECT_AFTER = 10_000  # objects, net of those freed, before the garbage collector looks at the young ones

@@ -32,7 +32,11 @@ VARIANTS: dict[str, Object] = {
             "rules": {"enabled": True},
             "dashboards": {"enabled": True},
         },
-        "networkPolicy": {"metricsFrom": PROMETHEUS, "httpFrom": PROMETHEUS},
+        "networkPolicy": {
+            "metricsFrom": PROMETHEUS,
+            "httpFrom": PROMETHEUS,
+            "egress": {"vectors": {"ports": [8080, 50061]}, "sources": {"ports": [5432, 6432]}},
+        },
         "services": {
             "gateway": {
                 "autoscaling": {"inFlight": 50},
@@ -52,7 +56,11 @@ VARIANTS: dict[str, Object] = {
                 ],
                 "extraVolumes": [{"name": "more", "emptyDir": {}}],
             },
-            "memory": {"objects": {"volume": True}},
+            "memory": {
+                "objects": {"volume": True},
+                "sourceHosts": ["db.example.com:5432", "warehouse:6432"],
+                "secretsFile": True,
+            },
             "tools": {
                 "secretsFile": True,
                 "seccompLocalhostProfile": "slipway/nsjail.json",
