@@ -1,6 +1,7 @@
 """Keycloak in memory on 127.0.0.1, with the realm of the repository imported at its start."""
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from slipway_testkit.servers import programs
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, free_port
@@ -31,7 +34,7 @@ _JAVA = {
 
 @dataclass
 class KeycloakServer:
-    """A running Keycloak. What is in it is lost when it stops; its next start imports the realm again."""
+    """A running Keycloak. What is in it is lost when it stops; its next start imports realm and key again."""
 
     process: ServerProcess
     port: int
@@ -53,6 +56,11 @@ class KeycloakServer:
     def start(self) -> None:
         """Starts it and waits until the realm is there (20 s on an idle machine, minutes on a busy one)."""
         self.process.start(self._answers, timeout=300)
+
+    def start_if_stopped(self) -> None:
+        """For the end of a test that stops the server, and may have failed in between."""
+        if not self.process.running:
+            self.start()
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops it; `crash`: by SIGKILL."""
@@ -91,7 +99,7 @@ def keycloak() -> Generator[KeycloakServer]:
     (folder / "lib").symlink_to(built / "lib")
     imported = folder / "data" / "import"
     imported.mkdir(parents=True)
-    shutil.copy(_REALM, imported)
+    (imported / _REALM.name).write_text(json.dumps(_with_key(json.loads(_REALM.read_text()))))
     listen = (
         "--http-enabled=true",
         "--http-host=127.0.0.1",
@@ -118,6 +126,16 @@ def keycloak() -> Generator[KeycloakServer]:
     finally:
         process.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_key(realm: dict[str, Any]) -> dict[str, Any]:
+    """The realm with a signing key of its own: one that Keycloak makes would be another after each start."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    generated = [{"name": name, "providerId": name, "config": {}} for name in ("hmac-generated", "aes-generated")]
+    kept = {"name": "kept", "providerId": "rsa", "config": {"privateKey": [pem], "priority": ["100"]}}
+    components = realm["components"] | {"org.keycloak.keys.KeyProvider": [kept, *generated]}
+    return realm | {"components": components}
 
 
 def _cache() -> Path:
