@@ -39,7 +39,13 @@ def key(client: "Client", output: _Output) -> None:
 def verify(
     file: Annotated[Path, typer.Argument(help="The evidence bundle.", exists=True, dir_okay=False)],
     key_file: Annotated[
-        Path, typer.Option("--key", help="File with the log's verifier key.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            "--key",
+            help="File with the log's verifier key; of several, a line each, its own.",
+            exists=True,
+            dir_okay=False,
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -48,10 +54,13 @@ def verify(
     from slipway_evidence.verify import verify as verify_bundle
 
     try:
-        verifier = VerifierKey.parse(key_file.read_text().strip())
+        verifiers = [VerifierKey.parse(line) for line in key_file.read_text().strip().splitlines() or [""]]
     except (NoteError, UnicodeDecodeError) as error:
         fail(f"{key_file} holds no verifier key: {error}", USAGE)
-    report = verify_bundle(file.read_bytes(), verifier)
+    # A rotated log has had several keys, and each bundle is verified by the one of its time.
+    reports = [verify_bundle(file.read_bytes(), verifier) for verifier in verifiers]
+    by_its_key = (one for one in reports if one.finding is None or one.finding.code != "checkpoint_signature")
+    report = next(by_its_key, reports[0])
     finding, summary = report.finding, report.summary
     if as_json:
         print_json(

@@ -187,13 +187,22 @@ async def migrate(pool: asyncpg.Pool, package: str, *, chassis: Sequence[Chassis
         )
         applied = dict(await connection.fetch("SELECT name, digest FROM slipway_migration"))
         for name, text in scripts:
-            checksum = hashlib.sha256(text.encode()).hexdigest()
+            checksum = _digest(text)
             if name not in applied:
                 await connection.execute(text)
                 await connection.execute("INSERT INTO slipway_migration (name, digest) VALUES ($1, $2)", name, checksum)
                 _log.info("postgres.migrated", script=name)
             elif applied[name] != checksum:
                 raise RuntimeError(f"migration {name} was changed after it had been applied")
+
+
+def digests(package: str, *, chassis: Sequence[ChassisTable] = ()) -> dict[str, str]:
+    """The scripts that `migrate` knows, with the SHA-256 that it records of each."""
+    return {name: _digest(text) for name, text in _scripts(package, chassis)}
+
+
+def _digest(script: str) -> str:
+    return hashlib.sha256(script.encode()).hexdigest()
 
 
 async def unapplied(pool: asyncpg.Pool, package: str, *, chassis: Sequence[ChassisTable] = ()) -> list[str]:

@@ -6,6 +6,7 @@ processes.
 """
 
 import asyncio
+import json
 import sys
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from slipway_chassis import telemetry
 from slipway_chassis.errors import SlipwayError
-from slipway_chassis.postgres import ChassisTable, close_pool, migrate, open_pool, unapplied
+from slipway_chassis.postgres import ChassisTable, close_pool, digests, migrate, open_pool, unapplied
 from slipway_chassis.settings import Migrations, load_settings
 
 
@@ -60,8 +61,12 @@ class MigrationSettings(BaseSettings):
 def run_migrations(schema: Schema) -> None:
     """The process `python -m slipway_SERVICE.migrate`: status 0 when the database is up to date, else a sentence.
 
-    With `--check` it only looks.
+    With `--check` it only looks. `--list` asks no database: it prints the migrations of this release, with their
+    SHA-256, as a JSON object.
     """
+    if sys.argv[1:] == ["--list"]:
+        sys.stdout.write(json.dumps(digests(schema.package, chassis=schema.chassis)) + "\n")
+        return
 
     class Settings(MigrationSettings):
         model_config = SettingsConfigDict(env_prefix=f"SLIPWAY_{schema.service.upper()}_", extra="ignore")

@@ -6,13 +6,14 @@ from prometheus_client import Counter, Gauge
 from slipway_chassis import telemetry
 from slipway_chassis.errors import SlipwayError
 from slipway_chassis.logs import get_logger
-from slipway_evidence.checkpoint import Checkpoint, CheckpointError, Head, open_checkpoint
+from slipway_evidence.checkpoint import Checkpoint, CheckpointError, Head, open_checkpoint, previous_line
 from slipway_evidence.merkle import ProofError, consistency_nodes, consistency_proof, verify_consistency
 from slipway_evidence.note import NoteError, SignatureError, SignerKey
 
 from slipway_audit.errors import LogEmpty, LogInconsistent, LogRolledBack
 from slipway_audit.head_store import HeadStore, SignedHead, Signing
 from slipway_audit.heads_file import HeadsFolder
+from slipway_audit.key_ring import KeyRing
 
 GATHER = 0.25
 """Seconds after an append in which further appends join the same checkpoint."""
@@ -38,28 +39,27 @@ def log_origin(name: str, tenant: str, generation: int) -> str:
 
 
 class Checkpointer:
-    """Signs the heads of all logs with one key."""
+    """Signs the heads of all logs with one key at a time."""
 
-    def __init__(self, store: HeadStore, heads: HeadsFolder, key: SignerKey) -> None:
+    def __init__(self, store: HeadStore, heads: HeadsFolder, keys: KeyRing) -> None:
         self._store = store
         self._heads = heads
-        self._key = key
+        self._keys = keys
         self._waiting: set[str] = set()
         self._wake = asyncio.Event()
 
     @property
     def verifier_key(self) -> str:
-        """The public key as a `vkey` line."""
-        return str(self._key.verifier)
+        """The public key of now as a `vkey` line."""
+        return str(self._keys.current().verifier)
 
-    @property
-    def key(self) -> SignerKey:
-        """The log's key."""
-        return self._key
+    def key_of(self, head: SignedHead) -> SignerKey:
+        """The key that signed a head which `sign` gave."""
+        return self._keys.signer(head.note)
 
     def origin(self, tenant: str, generation: int) -> str:
-        """Origin of a tenant's log under this key."""
-        return log_origin(self._key.name, tenant, generation)
+        """Origin of a tenant's log: a rotated key keeps its name."""
+        return log_origin(self._keys.current().name, tenant, generation)
 
     def notify(self, tenant: str) -> None:
         """A tenant's log has new leaves."""
@@ -99,8 +99,11 @@ class Checkpointer:
         async with self._store.signing(tenant) as signing:
             if signing is None or signing.log.size == 0:
                 raise LogEmpty("the tenant's audit log is empty")
+            key = self._keys.current()
             held = await asyncio.to_thread(self._heads.last, tenant)
             await self._check_held(tenant, signing, held)
+            if signing.last is not None and self._keys.verifier(signing.last.note) != key.verifier:
+                await self._begin_under_new_key(tenant, signing, signing.last)
             last, log = signing.last, signing.log
             if last is not None and last.size == log.size:
                 head = last
@@ -110,7 +113,7 @@ class Checkpointer:
                     Head(self.origin(tenant, log.generation), log.size, log.root),
                     (log.previous,) if log.previous else (),
                 )
-                head = SignedHead(log.generation, log.size, log.root, checkpoint.sign(self._key))
+                head = SignedHead(log.generation, log.size, log.root, checkpoint.sign(key))
                 await signing.keep(head)
         if head.note != held:
             await asyncio.to_thread(self._heads.append, tenant, head.note)
@@ -119,6 +122,12 @@ class Checkpointer:
             _size.labels(tenant).set(head.size)
             _time.labels(tenant).set_to_current_time()
         return head
+
+    async def _begin_under_new_key(self, tenant: str, signing: Signing, last: SignedHead) -> None:
+        """The log goes on as a new one that names the last head of the key before: heads are never signed anew."""
+        await self._check_growth(tenant, signing)
+        await signing.begin_generation(previous_line(Head(self.origin(tenant, last.generation), last.size, last.root)))
+        _log.info("audit.key_rotated", tenant=tenant, generation=signing.log.generation)
 
     async def _check_growth(self, tenant: str, signing: Signing) -> None:
         """The tree that is stored has the root to be signed, and continues the head signed last."""
@@ -143,7 +152,7 @@ class Checkpointer:
         if note is None:
             return
         try:
-            held = open_checkpoint(note, self._key.verifier).head
+            held = open_checkpoint(note, self._keys.verifier(note)).head
         except (NoteError, SignatureError, CheckpointError) as error:
             raise LogInconsistent(f"the newest head held for {tenant} is not one of this key: {error}") from error
         if held.origin != self.origin(tenant, log.generation):

@@ -61,7 +61,7 @@ class EvidenceExport:
         entries = await self._entries(tenant, head, leaves)
         bundle = Bundle(tenant, run_id, complete, head.note, entries)
         origin = self._checkpointer.origin(tenant, head.generation)
-        data = encode(attest(bundle, origin, self._checkpointer.key))
+        data = encode(attest(bundle, origin, self._checkpointer.key_of(head)))
         if len(data) > MAX_BUNDLE_BYTES:
             raise EvidenceTooLarge(f"the run's evidence is beyond the {MAX_BUNDLE_BYTES} bytes that a bundle holds")
         return Evidence(data, complete, len(entries), head.size)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -61,10 +61,12 @@ class Signing:
         )
 
     async def begin_generation(self, previous: str) -> None:
-        """Make the log a new one that names the head of the one before."""
+        """Make the log a new one that names the head of the one before; nothing of it is signed yet."""
         await self._conn.execute(
             "UPDATE audit_log SET generation = generation + 1, previous = $2 WHERE tenant = $1", self._tenant, previous
         )
+        self.log = replace(self.log, generation=self.log.generation + 1, previous=previous)
+        self.last = None
 
 
 class HeadStore:
@@ -72,6 +74,10 @@ class HeadStore:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+
+    async def tenants(self) -> list[str]:
+        """Whose logs there are."""
+        return [row["tenant"] for row in await self._pool.fetch("SELECT tenant FROM audit_log ORDER BY tenant")]
 
     @asynccontextmanager
     async def signing(self, tenant: str) -> AsyncGenerator[Signing | None]:

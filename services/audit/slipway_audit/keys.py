@@ -2,6 +2,10 @@
 
 Writes `log.key` (a secret, mode 0600) and `log.vkey`, the public key that verifiers need. The key's name is the origin
 of all logs that it signs, which add their tenant's name. Keys that are there already stay.
+
+`… rotate DIR` makes a new key of the same name. `log.vkey` then has a line for each key, the one in force first:
+bundles are verified by the key that signed them. The service takes the new key up by itself, and each log goes on as
+its next generation, whose checkpoints name the last head that the old key signed.
 """
 
 import argparse
@@ -11,7 +15,7 @@ import sys
 from pathlib import Path
 
 from slipway_chassis.private_file import is_private
-from slipway_evidence.note import NoteError, SignerKey
+from slipway_evidence.note import NoteError, SignerKey, VerifierKey
 
 SIGNER_FILE, VERIFIER_FILE = "log.key", "log.vkey"
 
@@ -27,8 +31,37 @@ def init(folder: Path, origin: str) -> SignerKey:
     if not signer.exists():
         _write_once(signer, SignerKey.generate(origin).encode() + "\n")
     key = load(signer)
-    _replace(folder / VERIFIER_FILE, f"{key.verifier}\n")
+    _write_verifiers(folder, key)
     return key
+
+
+def rotate(folder: Path) -> SignerKey:
+    """Replace the key in a folder by a new one of its name. Raises OSError, KeyFileInvalid."""
+    old = load(folder / SIGNER_FILE)
+    new = SignerKey.generate(old.name)
+    # First the public keys: whoever sees the new private one finds the old one among those that were retired.
+    _write_verifiers(folder, new, old)
+    _replace(folder / SIGNER_FILE, new.encode() + "\n", mode=0o600)
+    return new
+
+
+def load_verifiers(file: Path) -> tuple[VerifierKey, ...]:
+    """The verifier keys of a file, none where there is no file. Raises KeyFileInvalid."""
+    try:
+        return tuple(VerifierKey.parse(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise KeyFileInvalid(f"{file} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, NoteError):
+        raise KeyFileInvalid(f"{file} holds something else than verifier keys") from None
+
+
+def _write_verifiers(folder: Path, *keys: SignerKey) -> None:
+    """These keys first, then those that the file has already."""
+    file = folder / VERIFIER_FILE
+    lines = dict.fromkeys([*(str(key.verifier) for key in keys), *map(str, load_verifiers(file))])
+    _replace(file, "".join(f"{line}\n" for line in lines))
 
 
 def load(file: Path) -> SignerKey:
@@ -59,23 +92,29 @@ def _write_once(file: Path, text: str) -> None:
         new.unlink()
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, text: str, *, mode: int = 0o644) -> None:
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    new.write_text(text, encoding="ascii")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as output:
+        output.write(text)
+        output.flush()
+        os.fsync(output.fileno())
     new.replace(file)
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m slipway_audit.keys", description="The audit log's signing key.")
-    parser.add_argument("command", choices=["init"])
+    parser.add_argument("command", choices=["init", "rotate"])
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument(
         "--origin", default="", help="name of this installation; default: slipway.dev/ and random digits"
     )
     arguments = parser.parse_args()
     try:
-        key = init(arguments.folder, arguments.origin or f"slipway.dev/{secrets.token_hex(6)}")
+        if arguments.command == "rotate":
+            key = rotate(arguments.folder)
+        else:
+            key = init(arguments.folder, arguments.origin or f"slipway.dev/{secrets.token_hex(6)}")
     except (OSError, KeyFileInvalid, NoteError) as error:
         sys.stderr.write(f"slipway: {error}\n")
         return 2

@@ -16,14 +16,14 @@ from slipway_chassis.readiness import Readiness
 from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
-from slipway_evidence.note import SignerKey
 
 from slipway_audit.checkpoints import Checkpointer
 from slipway_audit.consumer import EventConsumer
 from slipway_audit.export import EvidenceExport
 from slipway_audit.head_store import HeadStore
 from slipway_audit.heads_file import HeadsFolder
-from slipway_audit.keys import KeyFileInvalid, load
+from slipway_audit.key_ring import KeyRing
+from slipway_audit.keys import KeyFileInvalid
 from slipway_audit.migrate import SCHEMA
 from slipway_audit.proofs import Proofs
 from slipway_audit.reading import AuditReader
@@ -34,7 +34,7 @@ from slipway_audit.settings import AuditSettings
 from slipway_audit.store import LogStore
 
 
-async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> None:
+async def serve(settings: AuditSettings, log_keys: KeyRing, heads: HeadsFolder) -> None:
     """Serve until SIGTERM."""
     telemetry.setup("audit", settings.otlp_endpoint, settings.log_level)
     database = await open_pool(settings.database_url.get_secret_value())
@@ -44,7 +44,7 @@ async def serve(settings: AuditSettings, key: SignerKey, heads: HeadsFolder) -> 
     outbox = Outbox(database, bus, keys)
     policy = PolicyEngine(settings.policy_dir)
     store, head_store = LogStore(database, keys), HeadStore(database)
-    checkpointer = Checkpointer(head_store, heads, key)
+    checkpointer = Checkpointer(head_store, heads, log_keys)
     receipts = Receipts(bus)
 
     def appended(tenant: str, event_ids: Sequence[str]) -> None:
@@ -88,14 +88,14 @@ def main() -> None:
     """The process."""
     settings = load_settings(AuditSettings)
     try:
-        key, heads = load(settings.signing_key_file), HeadsFolder(settings.heads_dir)
+        log_keys, heads = KeyRing(settings.signing_key_file), HeadsFolder(settings.heads_dir)
     except KeyFileInvalid as error:
         sys.stderr.write(f"slipway: SLIPWAY_AUDIT_SIGNING_KEY_FILE: {error}\n")
         sys.exit(2)
     except OSError as error:
         sys.stderr.write(f"slipway: SLIPWAY_AUDIT_HEADS_DIR: {error}\n")
         sys.exit(2)
-    run(serve(settings, key, heads))
+    run(serve(settings, log_keys, heads))
 
 
 if __name__ == "__main__":

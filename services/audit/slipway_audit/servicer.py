@@ -36,7 +36,7 @@ class AuditServicer(AuditServiceServicer):
         self._reader.authorize_heads(caller)
         head = await self._checkpointer.sign(caller.tenant)
         return pb.GetCheckpointResponse(
-            note=head.note, tree_size=head.size, verifier_key=self._checkpointer.verifier_key
+            note=head.note, tree_size=head.size, verifier_key=str(self._checkpointer.key_of(head).verifier)
         )
 
     async def GetInclusionProof(

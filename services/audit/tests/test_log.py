@@ -7,13 +7,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from audit_testing.service import Audit
+from audit_testing.service import Audit, key_ring
 from audit_testing.writing import Writer, leaf
 from slipway_audit.checkpoints import Checkpointer
 from slipway_audit.errors import LogEmpty, LogInconsistent, LogRolledBack
 from slipway_audit.heads_file import HeadsFolder
+from slipway_audit.key_ring import KeyRing
+from slipway_audit.keys import rotate
 from slipway_audit.leaf import Leaf
-from slipway_audit.restore import RestoreRefused, read_head, restore
+from slipway_audit.restore import RestoreRefused, read_head, renew_all, restore
 from slipway_evidence.checkpoint import Head, open_checkpoint
 from slipway_evidence.merkle import (
     Frontier,
@@ -165,6 +167,10 @@ async def test_the_tables_of_the_log_only_take_additions(audit: Audit, statement
         await audit.pool.execute(statement)
 
 
+def ring_of(audit: Audit, key: SignerKey) -> KeyRing:
+    return key_ring(key, audit.folder.with_name("keys"))
+
+
 async def roll_back(audit: Audit, size: int, leaves: list[Leaf]) -> None:
     """What a restore from backup does: the database is as it was at a size; the heads' folder is not."""
     await altered(audit, "TRUNCATE audit_leaf, audit_tile, audit_checkpoint, audit_log")
@@ -185,7 +191,7 @@ async def test_a_log_restored_from_backup_is_not_signed_until_it_is_declared_a_n
     with pytest.raises(LogInconsistent):
         await audit.checkpointer.sign("acme")
 
-    head = read_head(audit.folder / "acme.heads.jsonl", key)
+    head = read_head(audit.folder / "acme.heads.jsonl", ring_of(audit, key))
     assert await restore(audit.heads, key, "acme", head) == "slipway.dev/test/acme/2"
     signed = open_checkpoint((await audit.checkpointer.sign("acme")).note, audit.verifier)
     assert signed.head.origin == "slipway.dev/test/acme/2"
@@ -201,13 +207,59 @@ async def test_evidence_from_a_restored_log_verifies_and_names_the_old_head(audi
     await audit.checkpointer.sign("acme")
     await altered(audit, "TRUNCATE audit_leaf, audit_tile, audit_checkpoint, audit_log")
     await audit.append(Writer().run())
-    await restore(audit.heads, key, "acme", read_head(audit.folder / "acme.heads.jsonl", key))
+    await restore(
+        audit.heads,
+        key,
+        "acme",
+        read_head(audit.folder / "acme.heads.jsonl", ring_of(audit, key)),
+    )
     data, _ = await audit.evidence()
     report = verify(data, audit.verifier)
     assert report.ok, report.finding
     assert report.summary is not None
     assert report.summary.previous is not None
     assert report.summary.previous.size == 12
+
+
+async def test_all_logs_go_on_as_new_ones_in_an_installation_made_of_a_backup(audit: Audit, key: SignerKey) -> None:
+    await audit.append(Writer().run())
+    await audit.checkpointer.sign("acme")
+    assert await renew_all(audit.heads, ring_of(audit, key), HeadsFolder(audit.folder)) == ["slipway.dev/test/acme/2"]
+    data, _ = await audit.evidence()
+    report = verify(data, audit.verifier)
+    assert report.ok, report.finding
+    assert report.summary is not None
+    assert report.summary.previous is not None
+    assert report.summary.previous.origin == "slipway.dev/test/acme"
+
+
+async def test_a_key_is_rotated_while_the_log_grows_and_each_bundle_verifies_by_the_key_of_its_time(
+    audit: Audit, tmp_path: Path
+) -> None:
+    await audit.append(Writer().run())
+    old = audit.verifier
+    before, _ = await audit.evidence()
+    last = (await audit.checkpointer.sign("acme")).size
+    await audit.store.append("acme", plain_leaves(3, start=700))
+    rotate(tmp_path / "keys")
+    await audit.store.append("acme", plain_leaves(3, start=800))
+    after, _ = await audit.evidence()
+    new = audit.verifier
+    assert str(new) != str(old)
+    assert (tmp_path / "keys" / "log.vkey").read_text().splitlines() == [str(new), str(old)]
+    assert verify(before, old).ok
+    report = verify(after, new)
+    assert report.ok, report.finding
+    assert report.summary is not None
+    assert report.summary.previous is not None
+    # Every head of the old key stays what it was; the new log names the last of them.
+    assert report.summary.previous.size >= last
+    assert not verify(after, old).ok
+    # A process that starts now goes on where this one is.
+    ring = key_ring(SignerKey.generate("slipway.dev/unused"), tmp_path / "keys")
+    restarted = Checkpointer(audit.heads, HeadsFolder(audit.folder), ring)
+    newest = open_checkpoint((await restarted.sign("acme")).note, new)
+    assert newest.head.origin == "slipway.dev/test/acme/2"
 
 
 async def test_a_log_that_holds_its_newest_head_is_not_made_a_new_one(audit: Audit, key: SignerKey) -> None:
@@ -229,7 +281,7 @@ async def test_a_head_that_the_file_lost_is_written_again_and_a_torn_line_is_sur
     first = await audit.checkpointer.sign("acme")
     file = audit.folder / "acme.heads.jsonl"
     file.write_bytes(file.read_bytes()[:-40])
-    another = Checkpointer(audit.heads, HeadsFolder(audit.folder / "other"), key)
+    another = Checkpointer(audit.heads, HeadsFolder(audit.folder / "other"), ring_of(audit, key))
     assert await another.sign("acme") == first
     assert json.loads((audit.folder / "other" / "acme.heads.jsonl").read_text())["note"] == first.note
     with pytest.raises(LogInconsistent, match="no signed head"):
@@ -244,7 +296,8 @@ async def test_a_head_that_the_file_lost_is_written_again_and_a_torn_line_is_sur
 async def test_a_folder_with_heads_of_another_key_is_refused(audit: Audit, tmp_path: Path) -> None:
     await audit.store.append("acme", plain_leaves(5))
     await audit.checkpointer.sign("acme")
-    stranger = Checkpointer(audit.heads, HeadsFolder(audit.folder), SignerKey.generate("slipway.dev/other"))
+    other = key_ring(SignerKey.generate("slipway.dev/other"), tmp_path / "other")
+    stranger = Checkpointer(audit.heads, HeadsFolder(audit.folder), other)
     await audit.store.append("acme", plain_leaves(1, start=5))
     with pytest.raises(LogInconsistent, match="not one of this key"):
         await stranger.sign("acme")

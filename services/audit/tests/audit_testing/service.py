@@ -17,6 +17,8 @@ from slipway_audit.consumer import EventConsumer
 from slipway_audit.export import EvidenceExport
 from slipway_audit.head_store import HeadStore
 from slipway_audit.heads_file import HeadsFolder
+from slipway_audit.key_ring import KeyRing
+from slipway_audit.keys import SIGNER_FILE
 from slipway_audit.proofs import Proofs
 from slipway_audit.reading import AuditReader
 from slipway_audit.reading_store import ReadingStore
@@ -78,6 +80,16 @@ class Audit:
         return b"".join(part.data for part in parts), parts[0].complete
 
 
+def key_ring(key: SignerKey, folder: Path) -> KeyRing:
+    """The ring of a folder that holds this key, which is written there if it is not."""
+    folder.mkdir(exist_ok=True)
+    file = folder / SIGNER_FILE
+    if not file.exists():
+        file.write_text(key.encode() + "\n")
+        file.chmod(0o600)
+    return KeyRing(file)
+
+
 @contextlib.asynccontextmanager
 async def running(
     database_url: str, url: str, namespace: str, key: SignerKey, folder: Path, policy_dir: Path, signing: Any
@@ -89,7 +101,7 @@ async def running(
     keys = SubjectKeys(pool, DATA_KEY)
     outbox = Outbox(pool, bus, keys)
     store, heads = LogStore(pool, keys), HeadStore(pool)
-    checkpointer = Checkpointer(heads, HeadsFolder(folder), key)
+    checkpointer = Checkpointer(heads, HeadsFolder(folder), key_ring(key, folder.with_name("keys")))
     receipts = Receipts(bus)
 
     def appended(tenant: str, event_ids: Sequence[str]) -> None:
