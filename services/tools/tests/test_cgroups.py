@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from slipway_tools.sandbox import cgroups
-from slipway_tools.sandbox.adapter import Overhead
-from slipway_tools.sandbox.cgroups import CgroupTree
+from slipway_tools.sandbox.cgroups import CgroupTree, Overhead
 from slipway_tools.sandbox.limits import MIB, Limits
 from slipway_tools.sandbox.program import Outcome
 

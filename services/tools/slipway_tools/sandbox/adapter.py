@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from slipway_tools.sandbox.cgroups import Overhead
 from slipway_tools.sandbox.limits import Limits
+from slipway_tools.sandbox.link import Berth, Ears, Link
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,17 @@ class Wiring:
 
 
 @dataclass(frozen=True)
-class Overhead:
-    """What a kind of sandbox itself needs in a control group, beside the program: processes, and bytes of memory."""
+class Starting:
+    """How sandboxes of a kind are started: seconds that one may take, how many at a time, and the pauses (seconds)
+    before one that did not come up is started once more.
+    """
 
-    processes: int
-    memory: int
+    seconds: float = 15.0
+    at_a_time: int = 1
+    again: tuple[float, ...] = (0.0, 0.05, 0.2, 0.5)
+
+
+STARTED_HERE = Starting()  # of processes of this machine
 
 
 class Adapter(Protocol):
@@ -39,7 +47,7 @@ class Adapter(Protocol):
 
     @property
     def name(self) -> str:
-        """`nsjail`, `runsc`."""
+        """`nsjail`, `runsc`, `kubernetes`."""
         ...
 
     @property
@@ -48,8 +56,13 @@ class Adapter(Protocol):
         ...
 
     @property
-    def overhead(self) -> Overhead:
-        """What it needs itself."""
+    def overhead(self) -> Overhead | None:
+        """What it needs itself in a control group of this machine; None: its sandboxes are bounded elsewhere."""
+        ...
+
+    @property
+    def starting(self) -> Starting:
+        """How they are started."""
         ...
 
     @property
@@ -61,6 +74,18 @@ class Adapter(Protocol):
     def downgrades(self) -> tuple[str, ...]:
         """What of the limits this kind of sandbox can't enforce by itself on this machine."""
         ...
+
+    def connect(self, berth: Berth, ears: Ears) -> Link:
+        """Start what becomes a sandbox; raises SandboxUnavailable when it can't be started."""
+        ...
+
+    async def close(self) -> None:
+        """Remove what all of them left."""
+        ...
+
+
+class ProcessAdapter(Protocol):
+    """The part of an adapter whose sandboxes are processes of this machine."""
 
     @property
     def kill_signal(self) -> signal.Signals:
@@ -77,8 +102,4 @@ class Adapter(Protocol):
 
     def forget(self, name: str) -> None:
         """Remove what the ended sandbox `name` left on this machine."""
-        ...
-
-    def close(self) -> None:
-        """Remove what all of them left."""
         ...

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import structlog
 
-from slipway_tools.sandbox.adapter import Overhead
 from slipway_tools.sandbox.limits import Limits
 from slipway_tools.sandbox.program import Outcome
 
@@ -22,6 +21,14 @@ CONTROLLERS = ("memory", "pids", "cpu")
 PROC_SELF = Path("/proc/self")
 _PREFIX = "slipway-tools-"
 _PERIOD_US = 100_000
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a kind of sandbox itself needs in a control group, beside the program: processes, and bytes of memory."""
+
+    processes: int
+    memory: int
 
 
 @dataclass(frozen=True)

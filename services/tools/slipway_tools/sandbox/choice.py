@@ -34,7 +34,7 @@ class SandboxChoice:
         try:
             return await SandboxPool.open(adapter, self.size, require_cgroups=not self.downgrade)
         except BaseException:
-            adapter.close()
+            await adapter.close()
             raise
 
     def _prepare(self) -> Adapter:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from slipway_tools.sandbox import rootfs
-from slipway_tools.sandbox.adapter import Overhead, Wiring
+from slipway_tools.sandbox.adapter import STARTED_HERE, Starting, Wiring
+from slipway_tools.sandbox.cgroups import Overhead
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.limits import MIB, Limits
+from slipway_tools.sandbox.link import Berth, Ears
+from slipway_tools.sandbox.process_link import ProcessLink
 
 # Of gVisor's kernel, not of ours. The runner is its root, so that programs can't reach it; they have none.
 _RUNNERS_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID")
@@ -33,6 +36,7 @@ class Gvisor:
     kill_signal: signal.Signals = signal.SIGKILL  # runsc would hand others on to the program
     name: str = "runsc"
     overhead: Overhead = _OVERHEAD
+    starting: Starting = STARTED_HERE
     _bundles: dict[str, Path] = field(default_factory=dict[str, Path])
 
     @classmethod
@@ -60,6 +64,10 @@ class Gvisor:
     def downgrades(self) -> tuple[str, ...]:
         """gVisor's kernel does not count the names in a tmpfs: memory bounds them."""
         return ("inodes are bounded by memory only",)
+
+    def connect(self, berth: Berth, ears: Ears) -> ProcessLink:
+        """Start a launcher."""
+        return ProcessLink.start(self, berth, ears)
 
     def command(self, wiring: Wiring) -> list[str]:
         """runsc's command line; what it closes off stands in the bundle."""
@@ -90,7 +98,7 @@ class Gvisor:
         if bundle is not None:
             shutil.rmtree(bundle, ignore_errors=True)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.home, ignore_errors=True)
 

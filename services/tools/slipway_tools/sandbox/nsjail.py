@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_tools.sandbox import rootfs, seccomp
-from slipway_tools.sandbox.adapter import Overhead, Wiring
+from slipway_tools.sandbox.adapter import STARTED_HERE, Starting, Wiring
+from slipway_tools.sandbox.cgroups import Overhead
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.limits import MIB, Limits
+from slipway_tools.sandbox.link import Berth, Ears
+from slipway_tools.sandbox.process_link import ProcessLink
 
 INSIDE_ID = 1000
 _ROOTS_STAND_IN = 1_950_000_000  # outside of every range that distributions give to people, services and containers
@@ -41,6 +44,7 @@ class Nsjail:
     kill_signal: signal.Signals = signal.SIGTERM
     name: str = "nsjail"
     overhead: Overhead = _OVERHEAD
+    starting: Starting = STARTED_HERE
 
     @classmethod
     def prepare(cls, image: rootfs.Image, limits: Limits) -> "Nsjail":
@@ -69,6 +73,10 @@ class Nsjail:
     def downgrades(self) -> tuple[str, ...]:
         """None: nsjail enforces all of the limits that need no control group."""
         return ()
+
+    def connect(self, berth: Berth, ears: Ears) -> ProcessLink:
+        """Start a launcher."""
+        return ProcessLink.start(self, berth, ears)
 
     def command(self, wiring: Wiring) -> list[str]:
         """nsjail's command line: the one place that says how such a sandbox is closed off."""
@@ -115,7 +123,7 @@ class Nsjail:
     def forget(self, name: str) -> None:
         """Nothing: the kernel removes namespaces with their last process."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Remove the empty folders that nsjail mounts on and leaves behind.
 
         All sandboxes of a user mount on the same ones: to remove them under a sandbox that is just starting makes it

@@ -58,17 +58,23 @@ class Inlet:
 class Report:
     """The report channel, read line by line and piece by piece. What comes is untrusted: every read is bounded."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self) -> None:
         self._buffer = bytearray()
         self._more = asyncio.Event()
-        self._inlet = Inlet(descriptor, self._add, self._more.set)
+        self._ended = False
 
-    def _add(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> None:
+        """Add what came."""
         self._buffer += chunk
         self._more.set()
 
+    def finish(self) -> None:
+        """Nothing more will come: the sandbox is gone."""
+        self._ended = True
+        self._more.set()
+
     async def _grow(self) -> None:
-        if self._inlet.ended:
+        if self._ended:
             raise PipeEnded
         self._more.clear()
         await self._more.wait()
@@ -90,10 +96,6 @@ class Report:
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken
-
-    def close(self) -> None:
-        """Stop, and close the descriptor."""
-        self._inlet.close()
 
 
 async def send(descriptor: int, parts: list[bytes]) -> None:

@@ -30,7 +30,6 @@ log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
 _BREATH_SECONDS = 0.05  # a call's answer, and the rest of a burst, go before what is done for later calls
 _ANSWER_SECONDS = 0.008  # until a call's answer is on its way
-_START_AGAIN_SECONDS = (0.0, 0.05, 0.2, 0.5)  # pauses before a sandbox that did not come up is started once more
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class SandboxPool:
             SandboxUnavailable: this machine forbids what is needed.
         """
         tree, groups = await asyncio.to_thread(_groups, adapter, size.places)
-        if require_cgroups and (tree is None or "memory" not in tree.controllers):
+        if require_cgroups and adapter.overhead is not None and (tree is None or "memory" not in tree.controllers):
             if tree is not None:
                 tree.close()
             raise SandboxUnavailable(
@@ -112,7 +111,9 @@ class SandboxPool:
     def description(self) -> str:
         """What protects: recorded with every call."""
         parts = [self.adapter.protection]
-        if self._tree is None:
+        if self.adapter.overhead is None:
+            pass  # the adapter says what bounds its sandboxes
+        elif self._tree is None:
             parts.append("no cgroups (downgrade: memory and CPU are bounded per process, not for all together)")
         else:
             parts.append(f"cgroup v{self._tree.version} {', '.join(self._tree.controllers)}")
@@ -123,6 +124,8 @@ class SandboxPool:
     @property
     def downgraded(self) -> bool:
         """True when no control group bounds all processes of a program together."""
+        if self.adapter.overhead is None:
+            return False
         return self._tree is None or "memory" not in self._tree.controllers
 
     @contextlib.asynccontextmanager
@@ -174,7 +177,7 @@ class SandboxPool:
 
     async def _run(self, program: Program, network: Network | None) -> Outcome:
         held = await self._take(network)
-        for pause in _START_AGAIN_SECONDS:
+        for pause in self.adapter.starting.again:
             try:
                 return await self._run_in(held, program, network)
             except SandboxUnavailable:
@@ -298,7 +301,7 @@ class SandboxPool:
                 self._retire(waiting.popleft())
         for _ in range(self._number):
             await self._places.get()
-        self.adapter.close()
+        await self.adapter.close()
         if self._tree is not None:
             await asyncio.to_thread(self._tree.close)
 
@@ -323,6 +326,8 @@ async def _emptied(group: SlotGroup) -> None:
 
 
 def _groups(adapter: Adapter, places: int) -> tuple[CgroupTree | None, list[SlotGroup | None]]:
+    if adapter.overhead is None:
+        return None, [None] * places
     tree = CgroupTree.open()
     if tree is None:
         log.warning("sandbox.downgraded", missing="cgroups", hint="run as root, or delegate a cgroup to this user")
