@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -12,6 +12,8 @@ from slipway_chassis.deadline import remaining
 from slipway_chassis.errors import DeadlineExceeded
 from slipway_chassis.grpc_errors import from_rpc_error
 from slipway_chassis.rpc_metrics import CLIENT
+from slipway_chassis.tls import ServiceTls
+from slipway_chassis.tls_channel import TlsChannel
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -34,9 +36,14 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def connect(target: str) -> grpc.aio.Channel:
-    """A channel to ``target`` (``host:port``, ``dns:///name:port``, ``unix:/path``). Connects at the first call."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def connect(target: str, tls: ServiceTls | None = None) -> grpc.aio.Channel:
+    """A channel to ``target`` (``host:port``, ``dns:///name:port``, ``unix:/path``). Connects at the first call.
+
+    With ``tls`` the server must show a certificate that names the target's host, whichever of its addresses is called.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    return cast(grpc.aio.Channel, TlsChannel(target, tls, _OPTIONS))
 
 
 def _name(method: Any) -> str:

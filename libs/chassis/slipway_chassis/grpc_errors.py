@@ -6,6 +6,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from slipway_chassis.errors import ErrorKind, FieldViolation, Internal, RemoteError, SlipwayError
+from slipway_chassis.tls_failures import tell_tls_failure
 
 DOMAIN = "slipway.dev"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -107,6 +108,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> RemoteError:
                 remote.__cause__ = error
                 return remote
     kind = _KIND_OF.get(error.code(), ErrorKind.INTERNAL)
-    remote = RemoteError(_WORDS.get(kind, "a needed service failed"), kind=kind, reason=kind.name)
+    words = _WORDS.get(kind, "a needed service failed")
+    if kind is ErrorKind.UNAVAILABLE and tell_tls_failure(error.details() or ""):
+        words += " (TLS between services: the log says why)"
+    remote = RemoteError(words, kind=kind, reason=kind.name)
     remote.__cause__ = error
     return remote

@@ -4,7 +4,7 @@ One interceptor does all five, for each more would cost a task switch and a wrap
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from slipway_chassis import telemetry
 from slipway_chassis.caller import Caller, bind_caller
 from slipway_chassis.deadline import bind_deadline
-from slipway_chassis.errors import ErrorKind, InvalidArgument, SlipwayError
+from slipway_chassis.errors import ErrorKind, InvalidArgument, PermissionDenied, SlipwayError
 from slipway_chassis.grpc_errors import DETAILS_KEY, code_of, to_status
 from slipway_chassis.logs import get_logger
 from slipway_chassis.postgres import as_domain_error
@@ -42,12 +42,24 @@ class DeadlineRequired(InvalidArgument):
     reason = "DEADLINE_REQUIRED"
 
 
+class PeerNotAdmitted(PermissionDenied):
+    """The certificate of the calling process names none of those that may call this service."""
+
+    reason = "PEER_NOT_ADMITTED"
+
+
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without a deadline or a caller, and turns whatever a handler raises into a status."""
 
-    def __init__(self, verifier: Verifier, public_methods: frozenset[str] = frozenset()) -> None:
-        """``public_methods`` are full names (``/package.Service/Method``) that need no caller token."""
+    def __init__(
+        self, verifier: Verifier, public_methods: frozenset[str] = frozenset(), peers: frozenset[str] = frozenset()
+    ) -> None:
+        """``public_methods`` are full names (``/package.Service/Method``) that need no caller token.
+
+        ``peers`` are names of which the calling process' certificate must have one; none: any certificate will do.
+        """
         self._verifier = verifier
+        self._peers = frozenset(name.lower().encode() for name in peers)
         self._public = frozenset("/" + name.lstrip("/") for name in public_methods)
         self._wrapped: dict[str, Any] = {}
 
@@ -130,6 +142,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if left is None:
             raise DeadlineRequired("the call has no deadline")
         bind_deadline(left)
+        if self._peers and self._peers.isdisjoint(_names_of_peer(context)):
+            raise PeerNotAdmitted("the certificate of the calling process names none that may call this service")
         if method not in self._public:
             token = _bearer(context)
             caller = self._verifier.verify(token)
@@ -191,6 +205,11 @@ def _domain_error(error: BaseException) -> SlipwayError | None:
         parts = [_domain_error(part) for part in error.exceptions]
         return parts[0] if all(parts) else None
     return error if isinstance(error, SlipwayError) else as_domain_error(error)
+
+
+def _names_of_peer(context: Any) -> Iterator[bytes]:
+    """Subject alternative names in the caller's certificate, of all kinds, in lower case."""
+    return (name.lower() for name in context.auth_context().get("x509_subject_alternative_name", ()))
 
 
 def _bearer(context: Any) -> str:

@@ -21,6 +21,7 @@ from slipway_chassis.channel import connect
 from slipway_chassis.frames import PREFACE, FrameError, Frames, frame, keep_alive
 from slipway_chassis.grpc_errors import DETAILS_KEY
 from slipway_chassis.logs import get_logger
+from slipway_chassis.tls import ServiceTls, host_of
 
 LINKS: Final = 4
 _MOST_REQUEST_BYTES = 4 * 1024 * 1024  # what is larger goes by itself: it would hold up everybody else's calls
@@ -34,19 +35,21 @@ _log = get_logger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
-def connect_linked(target: str) -> grpc.aio.Channel:
+def connect_linked(target: str, tls: ServiceTls | None = None) -> grpc.aio.Channel:
     """As `channel.connect`, for a service that is called so often that links pay."""
-    return cast(grpc.aio.Channel, LinkedChannel(connect(target), target))
+    return cast(grpc.aio.Channel, LinkedChannel(connect(target, tls), target, tls))
 
 
 class LinkedChannel:
     """A channel whose unary calls go over links. Close it as the channel that it was made of."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, target: str, tls: ServiceTls | None = None) -> None:
         self._channel = channel
+        self._tls = tls
+        self._host = host_of(target)
         self._stub = link_pb2_grpc.LinkServiceStub(channel)
         # Its own loopback is where another machine's process is not.
-        self._same_machine = _is_loopback(target.rpartition("/")[2].rpartition(":")[0])
+        self._same_machine = _is_loopback(self._host)
         self._links: list[_Link | None] = [None] * LINKS
         self._turn = 0
         self._without_until = float("-inf")
@@ -90,7 +93,12 @@ class LinkedChannel:
                 host = host.strip("[]")
                 if _is_loopback(host) and not self._same_machine:
                     raise ConnectionRefusedError("the server takes links on its own machine only")
-                await loop.create_connection(lambda: link, host, int(port))
+                if self._tls is None:
+                    await loop.create_connection(lambda: link, host, int(port))
+                else:
+                    # The address is one of several; the certificate names what the target does.
+                    context = self._tls.current().client
+                    await loop.create_connection(lambda: link, host, int(port), ssl=context, server_hostname=self._host)
         except (grpc.aio.AioRpcError, OSError, ValueError) as error:
             self._without_until = loop.time() + _WITHOUT
             reason = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)

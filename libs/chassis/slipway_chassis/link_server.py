@@ -14,6 +14,7 @@ from slipway_chassis.channel import MAX_MESSAGE_BYTES
 from slipway_chassis.errors import ResourceExhausted, Unavailable, Unimplemented
 from slipway_chassis.frames import PREFACE, FrameError, Frames, frame, keep_alive
 from slipway_chassis.grpc_errors import DETAILS_KEY, to_status
+from slipway_chassis.tls import ServiceTls
 
 MOST_CALLS: Final = 4096
 """Calls under way over one link."""
@@ -27,9 +28,10 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 class LinkServer(link_pb2_grpc.LinkServiceServicer):
     """Takes links for the unary methods of a server, and tells where."""
 
-    def __init__(self, wrap: Callable[[str, Behaviour], Behaviour]) -> None:
+    def __init__(self, wrap: Callable[[str, Behaviour], Behaviour], tls: ServiceTls | None = None) -> None:
         """`wrap` puts around a handler what happens around every call (ServerInterceptor)."""
         self._wrap = wrap
+        self._tls = tls
         self._methods: dict[str, tuple[Any, Behaviour]] = {}
         self._listener: asyncio.Server | None = None
         self._address = ""
@@ -57,7 +59,9 @@ class LinkServer(link_pb2_grpc.LinkServiceServicer):
             )
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(lambda: _ServedLink(self), host.strip("[]"), int(port))
+            self._listener = await loop.create_server(
+                lambda: _ServedLink(self), host.strip("[]"), int(port), ssl=self._tls.listener if self._tls else None
+            )
         except (OSError, ValueError) as error:
             raise OSError(f"cannot listen on {address}") from error
         bound = self._listener.sockets[0].getsockname()[1]
@@ -130,6 +134,7 @@ class _ServedLink(asyncio.Protocol):
         self._preface: bytes | None = b""
         self._patience: asyncio.TimerHandle | None = None
         self._calls: dict[int, asyncio.Task[None]] = {}
+        self._names: tuple[bytes, ...] = ()
         self._answers: list[link_pb2.Answer] = []
         self._flushing = self._paused = self._closing = False
 
@@ -149,6 +154,7 @@ class _ServedLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._names = _names_in(transport.get_extra_info("peercert"))
         keep_alive(transport)
         self._patience = self._loop.call_later(_PREFACE_TIMEOUT, self.abort)
         self._server.opened(self)
@@ -219,7 +225,7 @@ class _ServedLink(asyncio.Protocol):
         if len(self._calls) > MOST_CALLS:
             raise ResourceExhausted("too many calls are under way over one link")
         handler, behaviour = self._server.find(call.method)
-        response = await behaviour(handler.request_deserializer(call.request), _Context(call))
+        response = await behaviour(handler.request_deserializer(call.request), _Context(call, self._names))
         data = handler.response_serializer(response)
         if len(data) > _MOST_RESPONSE_BYTES:
             raise ResourceExhausted("a message exceeds the size that a service accepts")
@@ -250,7 +256,8 @@ class _Ended(Exception):
 class _Context:
     """What the wrapper around a handler asks of gRPC's context, from the call's own fields."""
 
-    def __init__(self, call: link_pb2.Call) -> None:
+    def __init__(self, call: link_pb2.Call, names: tuple[bytes, ...]) -> None:
+        self._names = names
         self._ends = time.monotonic() + call.timeout_us / 1_000_000
         self._metadata = [("authorization", f"Bearer {call.token}")]
         if call.traceparent:
@@ -259,6 +266,10 @@ class _Context:
     def invocation_metadata(self) -> list[tuple[str, str]]:
         """Metadata that the caller sent."""
         return self._metadata
+
+    def auth_context(self) -> dict[str, tuple[bytes, ...]]:
+        """What the caller's certificate names, as gRPC says it."""
+        return {"x509_subject_alternative_name": self._names}
 
     def time_remaining(self) -> float:
         """Seconds to the deadline."""
@@ -272,6 +283,10 @@ class _Context:
             if key == DETAILS_KEY:
                 raise _Ended(value)
         raise _Ended(Status(code=code.value[0], message=details).SerializeToString())
+
+
+def _names_in(certificate: dict[str, Any] | None) -> tuple[bytes, ...]:
+    return tuple(name.encode() for _, name in (certificate or {}).get("subjectAltName", ()))
 
 
 def _cancel(task: "asyncio.Task[None] | None") -> None:

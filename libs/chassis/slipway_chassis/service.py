@@ -23,6 +23,7 @@ from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.settings import CoreSettings
+from slipway_chassis.tls import ServiceTls
 from slipway_chassis.tokens import CallerTokenVerifier
 
 _log = get_logger(__name__)
@@ -73,7 +74,8 @@ async def run_service(
     ``readiness``. ``public_methods`` need no caller token. ``on_stop`` is last.
 
     Logs ``service.started`` with the bound ports, then ``service.ready`` when nothing that is needed is missing for the
-    first time. At the signal: health says NOT_SERVING, new calls are refused, calls in flight get ``shutdown_grace``
+    first time. With the settings' certificates gRPC and links take callers over mutual TLS only; the operations port
+    has none. At the signal: health says NOT_SERVING, new calls are refused, calls in flight get ``shutdown_grace``
     seconds, background tasks are cancelled. Raises OSError if an address cannot be bound.
     """
     telemetry.setup(name, settings.otlp_endpoint, settings.log_level)
@@ -83,12 +85,13 @@ async def run_service(
         loop.add_signal_handler(number, stopping.set)
 
     verifier = CallerTokenVerifier(settings.caller_jwks_file)
-    interceptor = ServerInterceptor(verifier, public_methods)
+    tls = settings.tls
+    interceptor = ServerInterceptor(verifier, public_methods, settings.tls_callers)
     server = grpc.aio.server(interceptors=[interceptor], options=_SERVER_OPTIONS)
-    links = LinkServer(interceptor.unary)
+    links = LinkServer(interceptor.unary, tls)
     health = _Health(servicers(links.serving(server)), readiness)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    ports = {"grpc": _bind(server, settings.grpc_listen)}
+    ports = {"grpc": _bind(server, settings.grpc_listen, tls)}
     ports["links"] = await links.start(settings.link_listen)
     ops = OpsServer(lambda: health.missing, lambda: readiness.degraded)
     ops_host, _, ops_port = settings.metrics_listen.rpartition(":")
@@ -147,9 +150,12 @@ def work_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, tls: ServiceTls | None) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.server_credentials())
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}") from error
     return port

@@ -2,12 +2,16 @@
 
 import base64
 import binascii
+import json
 import sys
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from slipway_chassis.tls import CertificateFiles, ServiceTls
 
 S = TypeVar("S", bound=BaseSettings)
 Migrations = Literal["apply", "check"]
@@ -33,8 +37,52 @@ class CoreSettings(BaseSettings):
     policy_dir: Path = Field(description="folder of the Cedar policies")
     data_key: SecretStr = Field(description="base64 of the 32 bytes that wrap the subjects' keys")
     otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint of the trace collector; empty: no traces")
+    tls_cert_file: Path | None = Field(
+        None, description="PEM of the service's certificate: with it calls between services go over mutual TLS"
+    )
+    tls_key_file: Path | None = Field(None, description="PEM of its key; mode 0600")
+    tls_ca_file: Path | None = Field(None, description="PEM of the authorities that sign the services' certificates")
+    tls_callers: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="names of which a caller's certificate must have one; empty: any of the authorities'"
+    )
     log_level: str = "INFO"
     shutdown_grace: float = Field(10, ge=0, description="seconds that calls in flight get at shutdown")
+
+    @field_validator("tls_callers", mode="before")
+    @classmethod
+    def _read_callers(cls, value: Any) -> Any:
+        """A list as JSON or with commas."""
+        if not isinstance(value, str):
+            return value
+        if value.strip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError("must be a JSON list, or names with commas") from error
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "CoreSettings":
+        files = {"CERT_FILE": self.tls_cert_file, "KEY_FILE": self.tls_key_file, "CA_FILE": self.tls_ca_file}
+        missing = [name for name, file in files.items() if file is None]
+        if missing and (len(missing) < len(files) or self.tls_callers):
+            raise ValueError(
+                f"{self._tls_prefix}{missing[0]} is not set: TLS between services needs CERT_FILE, KEY_FILE and CA_FILE"
+            )
+        # Files that cannot be used are told before anything is started.
+        _ = self.tls
+        return self
+
+    @cached_property
+    def tls(self) -> ServiceTls | None:
+        """TLS between services, or None: then they talk without. Raises TlsInvalid."""
+        if self.tls_cert_file is None or self.tls_key_file is None or self.tls_ca_file is None:
+            return None
+        return ServiceTls(CertificateFiles(self._tls_prefix, self.tls_cert_file, self.tls_key_file, self.tls_ca_file))
+
+    @property
+    def _tls_prefix(self) -> str:
+        return f"{self.model_config.get('env_prefix', '')}TLS_"
 
     @field_validator("data_key")
     @classmethod
@@ -71,5 +119,9 @@ def explain(settings: type[BaseSettings], error: ValidationError) -> str:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         variable = (prefix + "_".join(str(part) for part in fault["loc"])).upper()
         message = "is not set" if fault["type"] == "missing" else fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:
+            # About several settings together: the message names them.
+            faults.append(message)
+            continue
         faults.append(f"{variable} {message[0].lower()}{message[1:]}")
     return "; ".join(faults)

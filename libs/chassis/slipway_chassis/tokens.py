@@ -17,14 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
 
 from slipway_chassis.caller import Caller
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import SlipwayError, Unauthenticated
 from slipway_chassis.logs import get_logger
+from slipway_chassis.tls import ServiceTls
+from slipway_chassis.tls_failures import tell_tls_failure
 
 TOKEN_TYPE = "slipway-caller+jwt"  # noqa: S105
 ISSUER = "slipway-gateway"
@@ -202,8 +206,8 @@ class ServiceTokenSource:
     _RENEW_BEFORE = 60.0
     _TIMEOUT = 10.0
 
-    def __init__(self, identity_target: str, service: str, secret: str) -> None:
-        self._channel = connect(identity_target)
+    def __init__(self, identity_target: str, service: str, secret: str, tls: ServiceTls | None = None) -> None:
+        self._channel = connect(identity_target, tls)
         self._stub = identity_pb2_grpc.IdentityServiceStub(self._channel)
         self._service = service
         self._secret = secret
@@ -226,11 +230,21 @@ class ServiceTokenSource:
                     self._stub.IssueServiceToken, request, token="", timeout=self._TIMEOUT, wait_for_ready=True
                 )
             except SlipwayError:
+                await self._tell_tls_failure()
                 if held is not None and held.ends > now:
                     return held.token
                 raise
             self._held[tenant] = _Held(answer.token, answer.expire_time.ToNanoseconds() / 1e9)
             return answer.token
+
+    async def _tell_tls_failure(self) -> None:
+        """A call that waits for a connection does not say why there is none; one that does not wait does."""
+        if self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            try:
+                health: Any = health_pb2_grpc.HealthStub(self._channel)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.aio.AioRpcError as error:
+                tell_tls_failure(error.details() or "")
 
     async def close(self) -> None:
         """Close the connection to identity."""

@@ -22,6 +22,7 @@ from slipway_chassis.interceptors import ServerInterceptor
 from slipway_chassis.link import connect_linked
 from slipway_chassis.link_server import LinkServer
 from slipway_chassis.postgres import migrate, open_pool
+from slipway_chassis.tls import ServiceTls
 from slipway_chassis.tokens import CallerTokenVerifier
 
 ALICE = Caller(
@@ -71,6 +72,8 @@ class Audit(audit_pb2_grpc.AuditServiceServicer):
 
     def __init__(self) -> None:
         self.behaviour: Behaviour = self._nothing
+        # Names in the certificates of the callers.
+        self.peers: set[str] = set()
         self.cancelled = asyncio.Event()
 
     @staticmethod
@@ -78,6 +81,7 @@ class Audit(audit_pb2_grpc.AuditServiceServicer):
         return ""
 
     async def GetCheckpoint(self, request: Any, context: Any) -> audit_pb2.GetCheckpointResponse:
+        self.peers.update(name.decode() for name in context.auth_context().get("x509_subject_alternative_name", ()))
         try:
             return audit_pb2.GetCheckpointResponse(note=await self.behaviour())
         except asyncio.CancelledError:
@@ -132,22 +136,32 @@ class Running:
 
 
 @asynccontextmanager
-async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool) -> AsyncGenerator[Running]:
+async def _serving(
+    verifier: CallerTokenVerifier,
+    port: int,
+    *,
+    with_links: bool,
+    tls: ServiceTls | None,
+    peers: frozenset[str],
+    caller_tls: ServiceTls | None,
+) -> AsyncGenerator[Running]:
     """The server with the chassis' interceptor; IssueServiceToken is its only public method."""
     public = frozenset({"/slipway.identity.v1.IdentityService/IssueServiceToken"})
-    interceptor = ServerInterceptor(verifier, public)
+    interceptor = ServerInterceptor(verifier, public, peers)
     server = grpc.aio.server(interceptors=[interceptor])
-    links = LinkServer(interceptor.unary)
+    links = LinkServer(interceptor.unary, tls)
     serving = links.serving(server)
     audit, identity = Audit(), Identity()
     audit_pb2_grpc.add_AuditServiceServicer_to_server(audit, serving)
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(identity, serving)
     memory_pb2_grpc.add_FilesServiceServicer_to_server(Files(), serving)
-    target = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    address = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(address, tls.server_credentials()) if tls else server.add_insecure_port(address)
+    target = f"127.0.0.1:{bound}"
     await server.start()
     if with_links:
         await links.start("127.0.0.1:0")
-    channel, linked = connect(target), connect_linked(target)
+    channel, linked = connect(target, caller_tls), connect_linked(target, caller_tls)
     try:
         yield Running(
             server,
@@ -169,8 +183,20 @@ async def _serving(verifier: CallerTokenVerifier, port: int, *, with_links: bool
 
 @pytest.fixture
 def serving(signing: Any) -> Callable[..., Any]:
-    """`async with serving(port)`: the small service on a port of one's own."""
-    return lambda port=0, with_links=True: _serving(CallerTokenVerifier(signing.jwks_file), port, with_links=with_links)
+    """`async with serving(port)`: the small service on a port of one's own; `tls` and `caller_tls` are of its sides."""
+
+    def serve(
+        port: int = 0,
+        *,
+        with_links: bool = True,
+        tls: ServiceTls | None = None,
+        peers: frozenset[str] = frozenset(),
+        caller_tls: ServiceTls | None = None,
+    ) -> Any:
+        verifier = CallerTokenVerifier(signing.jwks_file)
+        return _serving(verifier, port, with_links=with_links, tls=tls, peers=peers, caller_tls=caller_tls)
+
+    return serve
 
 
 @pytest.fixture

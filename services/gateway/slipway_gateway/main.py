@@ -77,7 +77,7 @@ async def serve(settings: GatewaySettings) -> None:
     async def redis_answers() -> None:
         await redis.execute_command("PING")
 
-    peers = Peers(_targets(settings))
+    peers = Peers(_targets(settings), settings.tls)
     readiness = Readiness(
         {"postgres": database_answers, "identity-provider": issuer_keys.check},
         {"redis": redis_answers, "bus": bus.ping, **peers.checks()},

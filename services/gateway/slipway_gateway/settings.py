@@ -96,7 +96,7 @@ class GatewaySettings(ServiceSettings):
     @model_validator(mode="after")
     def _one_source_of_secrets(self) -> "GatewaySettings":
         if bool(self.service_secrets.get_secret_value()) == (self.service_secrets_file is not None):
-            raise ValueError("set either SERVICE_SECRETS or SERVICE_SECRETS_FILE")
+            raise ValueError("set either SLIPWAY_GATEWAY_SERVICE_SECRETS or SLIPWAY_GATEWAY_SERVICE_SECRETS_FILE")
         return self
 
     def read_directory_secret(self) -> str:

@@ -66,8 +66,10 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
     index = await _index(settings, database)
     ledger = EffectLedger(pool, keys)
     policy = PolicyEngine(settings.policy_dir)
-    router = connect(settings.router_target)
-    tokens = ServiceTokenSource(settings.identity_target, "memory", settings.service_secret.get_secret_value())
+    router = connect(settings.router_target, settings.tls)
+    tokens = ServiceTokenSource(
+        settings.identity_target, "memory", settings.service_secret.get_secret_value(), settings.tls
+    )
     embedder = RouterEmbedder(router, tokens, timeout=settings.embedding_timeout)
     redis: Redis = Redis.from_url(
         settings.redis_url.get_secret_value(),

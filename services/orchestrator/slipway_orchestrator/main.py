@@ -106,7 +106,11 @@ class Parts:
             approvals=ApprovalStore(keys, journal),
             policy=PolicyEngine(settings.policy_dir),
             peers=Peers.at(
-                settings.router_target, settings.memory_target, settings.tools_target, settings.identity_target
+                settings.router_target,
+                settings.memory_target,
+                settings.tools_target,
+                settings.identity_target,
+                settings.tls,
             ),
             transaction=partial(transaction, pool),
         )
@@ -183,8 +187,9 @@ async def work(settings: OrchestratorSettings, crash: CrashPoints) -> None:
     secret = settings.service_secret.get_secret_value()
     tokens = RunTokens(
         settings.identity_target,
-        ServiceTokenSource(settings.identity_target, "orchestrator", secret),
+        ServiceTokenSource(settings.identity_target, "orchestrator", secret, settings.tls),
         CallerTokenVerifier(settings.caller_jwks_file),
+        settings.tls,
     )
     owner = f"{socket.gethostname()}/{os.getpid()}/{os.urandom(4).hex()}"
     tree = RunTree(parts.keys, parts.journal, parts.runs)

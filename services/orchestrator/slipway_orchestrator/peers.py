@@ -13,6 +13,7 @@ from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis.caller import current_token
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import ErrorKind, SlipwayError
+from slipway_chassis.tls import ServiceTls
 
 from slipway_orchestrator.core.actions import Perform
 from slipway_orchestrator.definitions.catalogue import ToolDescription
@@ -34,9 +35,9 @@ class Peers:
     channels: tuple[Any, ...]
 
     @classmethod
-    def at(cls, router: str, memory: str, tools: str, identity: str) -> "Peers":
+    def at(cls, router: str, memory: str, tools: str, identity: str, tls: ServiceTls | None = None) -> "Peers":
         """Connections to these targets; they are made at the first call."""
-        channels = connect(router), connect(memory), connect(tools), connect(identity)
+        channels = connect(router, tls), connect(memory, tls), connect(tools, tls), connect(identity, tls)
         return cls(
             router_pb2_grpc.RouterServiceStub(channels[0]),
             memory_pb2_grpc.KnowledgeServiceStub(channels[1]),

@@ -7,6 +7,7 @@ from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway_chassis import channel
 from slipway_chassis.caller import current_token
 from slipway_chassis.errors import InvalidArgument
+from slipway_chassis.tls import ServiceTls
 
 _SECONDS = 60.0
 _PART = 1 << 16
@@ -21,8 +22,8 @@ class FileTooLarge(InvalidArgument):
 class MemoryFiles:
     """Downloads files from slipway.memory.v1."""
 
-    def __init__(self, target: str) -> None:
-        self._channel = channel.connect(target)
+    def __init__(self, target: str, tls: ServiceTls | None = None) -> None:
+        self._channel = channel.connect(target, tls)
         self._stub = memory_pb2_grpc.FilesServiceStub(self._channel)
 
     async def fetch(self, file_id: str, most: int) -> bytes:

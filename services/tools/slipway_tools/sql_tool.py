@@ -9,6 +9,7 @@ from slipway.memory.v1 import sources_pb2_grpc
 from slipway_chassis import channel
 from slipway_chassis.caller import current_token
 from slipway_chassis.errors import ErrorKind, SlipwayError
+from slipway_chassis.tls import ServiceTls
 
 from slipway_tools import schema
 from slipway_tools.errors import InvalidTool
@@ -29,8 +30,8 @@ _TOLD: Final = _RETRYABLE | {
 class SqlCaller:
     """Performs and checks queries over slipway.memory.v1."""
 
-    def __init__(self, target: str) -> None:
-        self._channel = channel.connect(target)
+    def __init__(self, target: str, tls: ServiceTls | None = None) -> None:
+        self._channel = channel.connect(target, tls)
         self._stub = sources_pb2_grpc.SourcesServiceStub(self._channel)
 
     async def check(self, query: SqlQuery, input_schema: Mapping[str, Any]) -> None:

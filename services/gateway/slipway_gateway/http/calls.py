@@ -19,6 +19,8 @@ from slipway.runs.v1.schedules_pb2_grpc import SchedulesServiceStub
 from slipway.tools.v1.tools_pb2_grpc import ToolsServiceStub
 from slipway_chassis import channel
 from slipway_chassis.link import connect_linked
+from slipway_chassis.tls import ServiceTls
+from slipway_chassis.tls_failures import tell_tls_failure
 from starlette.requests import ClientDisconnect, Request
 
 from slipway_gateway.caller_tokens import CallerTokens
@@ -58,14 +60,14 @@ class Targets:
 class Peers:
     """Stubs of the services behind the gateway."""
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, tls: ServiceTls | None = None) -> None:
         # Chat completions and embeddings come many at a time.
-        router = connect_linked(targets.router)
-        orchestrator = channel.connect(targets.orchestrator)
+        router = connect_linked(targets.router, tls)
+        orchestrator = channel.connect(targets.orchestrator, tls)
         memory, tools, audit = (
-            channel.connect(targets.memory),
-            channel.connect(targets.tools),
-            channel.connect(targets.audit),
+            channel.connect(targets.memory, tls),
+            channel.connect(targets.tools, tls),
+            channel.connect(targets.audit, tls),
         )
         self._channels: dict[str, grpc.aio.Channel] = {
             "router": router,
@@ -102,11 +104,15 @@ class NoAnswer(Exception):
     """The service does not answer."""
 
 
+class TlsFailure(Exception):
+    """One side does not accept the other's certificate, or has none; the log says why."""
+
+
 async def _is_serving(health: Any) -> None:
     try:
         answer = await health.Check(HealthCheckRequest())
     except grpc.aio.AioRpcError as error:
-        raise NoAnswer from error
+        raise (TlsFailure if tell_tls_failure(error.details() or "") else NoAnswer) from error
     if answer.status != HealthCheckResponse.SERVING:
         raise NotReady
 

@@ -8,6 +8,7 @@ from slipway.identity.v1 import identity_pb2, identity_pb2_grpc
 from slipway_chassis.caller import Caller
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import PermissionDenied
+from slipway_chassis.tls import ServiceTls
 from slipway_chassis.tokens import CallerTokenVerifier, ServiceTokenSource
 
 from slipway_orchestrator.runs import RunIdentity
@@ -36,8 +37,14 @@ class ScheduledGrant:
 class RunTokens:
     """Exchanges run grants. Subject, roles and revocation are looked at again at each exchange."""
 
-    def __init__(self, identity_target: str, service_tokens: ServiceTokenSource, verifier: CallerTokenVerifier) -> None:
-        self._channel = connect(identity_target)
+    def __init__(
+        self,
+        identity_target: str,
+        service_tokens: ServiceTokenSource,
+        verifier: CallerTokenVerifier,
+        tls: ServiceTls | None = None,
+    ) -> None:
+        self._channel = connect(identity_target, tls)
         self._identity = identity_pb2_grpc.IdentityServiceStub(self._channel)
         self._service_tokens = service_tokens
         self._verifier = verifier
