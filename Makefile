@@ -4,6 +4,8 @@ SHELL := /bin/sh
 VENV := .venv/bin
 # More for `slipway up`, e.g. make up UP_FLAGS="--port 9090"
 UP_FLAGS ?=
+# Processes that the tests run in beside each other; 0: in this one, one after the other.
+WORKERS ?= auto
 
 .PHONY: help run up cluster-test test check fmt servers bench soak proto lock images images-test lock-images clean setup setup-dev
 
@@ -23,7 +25,7 @@ up: setup ## Start the whole stack and keep it running until Ctrl-C
 	@$(VENV)/slipway up $(UP_FLAGS)
 
 test: setup-dev ## Run every test (SLIPWAY_REQUIRE_SERVERS=1: a missing real server is a failure)
-	@$(VENV)/python -m pytest
+	@$(VENV)/python -m pytest -n $(WORKERS)
 
 check: setup-dev ## Format, lint, types, import rules, contracts and stubs: quick, before each commit
 	@scripts/check.sh

@@ -1,3 +1,3 @@
 """Root of the test session: the testkit's fixtures serve every `tests` folder."""
 
-pytest_plugins = ["slipway_testkit.plugin"]
+pytest_plugins = ["slipway_testkit.plugin", "slipway_testkit.parallel"]

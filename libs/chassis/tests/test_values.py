@@ -78,7 +78,7 @@ def test_canonical_json_follows_rfc_8785() -> None:
     assert digest({}) == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53 + 1, "\ud800", object(), {1: 2}, b"x"], ids=repr)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53 + 1, "\ud800", {1, 2}, {1: 2}, b"x"], ids=repr)
 def test_what_has_no_canonical_json_is_refused(value: Any) -> None:
     with pytest.raises(NotCanonical):
         canonical_json({"value": value})

@@ -1,0 +1,148 @@
+"""Tests beside each other in several processes (`pytest -n auto`, pytest-xdist): who takes what, and what runs alone.
+
+A file is taken as a whole. A worker stays in its folder, whose servers it has started, and helps in others' only when
+no folder is left that nobody is in. Each worker has servers of its own.
+
+A test marked `alone` has the machine to itself: no other test runs at its time. It watches what is shared (the table of
+processes, /tmp, the disk), or how much the machine gives it is part of what it says.
+"""
+
+import fcntl
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import psutil
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+# With its servers a worker takes about this much at its peak.
+_MEMORY_OF_A_WORKER = 3 << 30
+ALONE = "alone: no other test may run at its time (pytest -n)"
+
+
+def workers(cpus: int, memory: int) -> int:
+    """What `-n auto` means: one more than processors, as tests often wait, if `memory` (bytes) is enough."""
+    return max(1, min(cpus + 1, memory // _MEMORY_OF_A_WORKER))
+
+
+def next_file(waiting: list[str], own: str | None, others: set[str]) -> str:
+    """Which of the `waiting` files a worker takes that was in the folder `own`, while others are in theirs.
+
+    One of its own folder; else of the first folder that nobody is in; else of the folder that has most left.
+    """
+    left: dict[str, list[str]] = defaultdict(list)
+    for file in waiting:
+        left[_folder(file)].append(file)
+    if own in left:
+        return left[own][0]
+    for folder, files in left.items():
+        if folder not in others:
+            return files[0]
+    return max(left.values(), key=len)[-1]
+
+
+def _folder(file: str) -> str:
+    return str(PurePosixPath(file).parent)
+
+
+class FolderScheduling(LoadScopeScheduling):
+    """Files as units of work; folders from the last to the first by name, since the slow ones are named `tests/…`."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+        self._in: dict[WorkerController, str] = {}
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::", 1)[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        others = {folder for other, folder in self._in.items() if other is not node and other in self.assigned_work}
+        waiting = sorted(self.workqueue, key=_folder, reverse=True)
+        file = next_file(waiting, self._in.get(node), others)
+        self._in[node] = _folder(file)
+        self.workqueue.move_to_end(file, last=False)
+        super()._assign_work_unit(node)
+
+
+class Turns:
+    """One test at a time holds the machine when it is `alone`; all others share it. Across processes, by file locks.
+
+    Whoever waits for the machine keeps the next ones from starting, so that it does not wait for ever.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._queue: IO[bytes] = (folder / "tests-queue.lock").open("ab")
+        self._machine: IO[bytes] = (folder / "tests-machine.lock").open("ab")
+        self._alone = False
+
+    def begin(self, *, alone: bool) -> None:
+        """Waits for the turn of a test. Whoever holds the machine keeps it for a further test that is `alone`."""
+        if self._alone:
+            return
+        fcntl.flock(self._queue, fcntl.LOCK_EX)
+        fcntl.flock(self._machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(self._queue, fcntl.LOCK_UN)
+        self._alone = alone
+
+    def end(self, *, more_alone: bool) -> None:
+        """Gives the machine free, unless the test alone is followed by another of that kind."""
+        if self._alone and more_alone:
+            return
+        fcntl.flock(self._machine, fcntl.LOCK_UN)
+        self._alone = False
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._queue.close()
+        self._machine.close()
+
+
+class TakingTurns:
+    """The plugin of a worker."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        """Around all of a test, before its time begins to count: fixtures, repetitions, and what is taken down."""
+        self._turns.begin(alone=_is_alone(item))
+        try:
+            return (yield)
+        finally:
+            self._turns.end(more_alone=nextitem is not None and _is_alone(nextitem))
+
+    def pytest_unconfigure(self) -> None:
+        """At the end of the session."""
+        self._turns.close()
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`."""
+    return workers(os.cpu_count() or 1, psutil.virtual_memory().total)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling | None:
+    """In place of xdist's default; another one that was asked for (`--dist`) is used."""
+    return FolderScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the marker, and in a worker the turns."""
+    config.addinivalue_line("markers", ALONE)
+    if hasattr(config, "workerinput"):
+        # The temporary folders of all workers of a session lie beside each other.
+        folder = Path(str(config.getoption("basetemp"))).parent
+        config.pluginmanager.register(TakingTurns(Turns(folder)))
