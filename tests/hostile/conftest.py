@@ -21,6 +21,13 @@ from hostile_testing.service import Client, Files, Service
 Start = Callable[..., Service]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The detectors look at the whole host, and would take another test's sandboxes and files for a program's."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def policies() -> Path:
     return Path(__file__).parents[2] / "k8s/policies"

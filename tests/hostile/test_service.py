@@ -1,21 +1,20 @@
 """The service under load, and killed while it works: nothing goes wrong, and nothing is left on the machine."""
 
 import asyncio
+import ctypes
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_testing.host import control_groups, processes, wait_until
+from hostile_testing.host import control_groups, mounts, processes, wait_until
+from hostile_testing.programs import PRELUDE
 from hostile_testing.service import Client, Service
 from slipway_chassis.channel import connect
 from slipway_chassis.errors import SlipwayError
 
 CALLS = 500
-
-
-def mounts() -> str:
-    return Path("/proc/self/mounts").read_text()
 
 
 def temporary(service: Service) -> list[str]:
@@ -50,6 +49,49 @@ async def test_calls_of_which_many_are_hostile_do_not_harm_each_other(alice: Cli
     assert all(answer.error.code for answer in answers[: len(bad)])
 
 
+WATCHER = """
+import select
+instances = []
+def watched():
+    while len(instances) < 200: instances.append(syscall(294, 0))
+attempt(watched)
+def add(path):
+    instances or instances.append(syscall(294, 0))
+    return syscall(254, instances[0], path, 0xfff)
+for path in (b'/dev/null', b'/dev/urandom', b'/usr/lib', b'/usr/bin/python3', json.__file__.encode()):
+    attempt(lambda: add(path))
+print('ready', flush=True)
+stdin = sys.stdin.read()
+deadline = time.monotonic() + 4
+seen = 0
+while instances and time.monotonic() < deadline:
+    if select.select(instances[:1], [], [], 0.2)[0]: seen += len(os.read(instances[0], 65536))
+print('SEEN', seen)
+time.sleep(0 if instances else 2)
+"""
+
+
+async def test_a_program_sees_nobody_elses_files_opened_and_takes_none_of_the_hosts_watches(
+    alice: Client, attacked: Service, signing: Any, facts: str, sandbox: str
+) -> None:
+    source = PRELUDE.format(facts=facts) + WATCHER
+    watcher = asyncio.create_task(alice.run(source, timeout_seconds=30))
+    assert await asyncio.to_thread(wait_until, lambda: bool(processes(attacked.pid, attacked.state)))
+    refused = 0
+    gina = Client(attacked.target, signing.token(subject="gina", tenant="globex"))
+    while not watcher.done():
+        for device in ("/dev/null", "/dev/urandom"):
+            os.close(os.open(device, os.O_RDONLY))
+        watch = ctypes.CDLL(None).inotify_init1(0)
+        refused += watch < 0
+        if watch >= 0:
+            os.close(watch)
+        await gina.run("import colorsys, json.tool")
+    answer = await watcher
+    assert "SEEN 0" in answer.stdout, answer
+    assert not refused
+
+
 async def test_a_call_that_is_cancelled_leaves_nothing(alice: Client, attacked: Service) -> None:
     spawn = "import os, time\nfor _ in range(3):\n    if os.fork() == 0: os.setsid()\ntime.sleep(1000)"
     call = asyncio.create_task(alice.run(spawn, timeout_seconds=100))
@@ -64,7 +106,7 @@ async def test_a_service_killed_in_the_middle_of_calls_leaves_nothing_after_its_
     start: Any, signing: Any
 ) -> None:
     first: Service = start(SANDBOX_WARM="2")
-    before = mounts()
+    before = mounts(os.getpid(), first.state)
     alice = Client(first.target, signing.token())
     program = "import os, time\nif os.fork() == 0: os.setsid()\nopen('f', 'w').write('x' * 100000)\ntime.sleep(1000)"
     calls = [
@@ -83,7 +125,7 @@ async def test_a_service_killed_in_the_middle_of_calls_leaves_nothing_after_its_
     second: Service = start(DATABASE_URL=first.environment["SLIPWAY_TOOLS_DATABASE_URL"])
     assert not [folder for folder in groups if folder.exists()]
     assert temporary(first) == []
-    assert mounts() == before
+    assert mounts(os.getpid(), first.state) == before
     assert (await Client(second.target, signing.token()).run("print('again')")).stdout == "again\n"
     second.stop()
     assert control_groups(second.pid) == []

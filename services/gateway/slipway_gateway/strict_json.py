@@ -28,9 +28,11 @@ def _finite(text: str) -> float:
 def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonRejected(f"the name {twice[:64]!r} stands twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonRejected(f"the name {name[:64]!r} stands twice in one object")
+            seen.add(name)
     return members
 
 

@@ -255,6 +255,81 @@ async def test_what_is_not_allowed_is_refused(fetch: Any, plain: Upstream, secur
     assert (len(plain.received), len(secure.received)) == before
 
 
+HIDDEN_STEPS = [
+    "..;/v2",
+    "..;a=b/v2",
+    ".;/v2",
+    "%2e%2e;/v2",
+    "..%3b/v2",
+    "..%20/v2",
+    "%c0%ae%c0%ae/v2",
+    "..%c0%afv2",
+    "%ef%bc%8e%ef%bc%8e/v2",
+    "%ef%bc%8fv2",
+    "%u002e%u002e/v2",
+    ".../v2",
+]
+
+
+async def test_a_step_up_that_only_some_servers_see_is_refused(fetch: Any, plain: Upstream) -> None:
+    before = len(plain.received)
+    tries = ", ".join(f"fetch('http://localhost:{plain.port}/v1/{path}')" for path in HIDDEN_STEPS)
+    answers = await fetch(f"out([{tries}])")
+    assert {path: answer[0] for path, answer in zip(HIDDEN_STEPS, answers, strict=True)} == dict.fromkeys(
+        HIDDEN_STEPS, 403
+    )
+    assert len(plain.received) == before
+    kept = ["a;b=c/d", "100%25", "%C3%A4/a%20b", "v..w/.well-known/x", "~!$&'()*+,;=:@"]
+    kept_as = ", ".join(f'fetch("http://localhost:{plain.port}/v1/{path}")[0]' for path in kept)
+    assert await fetch(f"out([{kept_as}])") == [200] * len(kept)
+
+
+async def test_a_fragment_hides_no_path_in_a_tunnel(fetch: Any, secure: Upstream) -> None:
+    got = await fetch(
+        "import http.client, ssl\n"
+        "proxy = http.client.HTTPSConnection('127.0.0.1', 3128, context=ssl.create_default_context())\n"
+        f"proxy.set_tunnel('localhost', {secure.port})\n"
+        "proxy.request('GET', '/v2/a#/v1/b')\nout(proxy.getresponse().status)"
+    )
+    assert got == 403
+
+
+async def test_headers_that_would_change_method_path_or_credentials_are_left_out(fetch: Any, secure: Upstream) -> None:
+    await fetch(
+        "names = ('X-HTTP-Method-Override', 'X-HTTP-Method', 'X-Method-Override', 'X-Original-URL', 'X-Rewrite-URL',\n"
+        "    'X_HTTP_Method_Override', 'X_Original_URL', 'Authorization')\n"
+        f"out(fetch('https://localhost:{secure.port}/v1/headers', 'POST', b'x', **{{'X-Other': 'kept'}},"
+        " **dict.fromkeys(names, 'forged')))"
+    )
+    sent = next(headers for _, path, headers, _ in reversed(secure.received) if path == "/v1/headers")
+    assert sent["x-other"] == "kept"
+    assert "forged" not in sent.values()
+
+
+async def test_a_program_can_not_take_all_connections_of_the_proxy(fetch: Any, plain: Upstream) -> None:
+    held, answered = await fetch(
+        "import select\n"
+        "connections = []\n"
+        "for _ in range(120):\n"
+        "    one = socket.socket(socket.AF_UNIX)\n"
+        "    one.settimeout(5)\n"
+        "    one.connect('/run/egress/proxy.sock')\n"
+        "    one.send(b'GET http://')\n"
+        "    connections.append(one)\n"
+        "    select.select([one], [], [], 0.01)\n"
+        "import time\n"
+        "ended, until = set(), time.monotonic() + 10\n"
+        "while len(ended) < 56 and time.monotonic() < until:\n"
+        "    ended |= set(select.select([one for one in connections if one not in ended], [], [], 0.2)[0])\n"
+        "for one in connections: one.close()\n"
+        "answered = 0\n"
+        "while not answered:\n"
+        f"    answered = fetch('http://localhost:{plain.port}/v1/a')[0]\n"
+        "out([120 - len(ended), answered])"
+    )
+    assert (held, answered) == (64, 200)
+
+
 async def test_a_tunnel_goes_to_what_a_rule_names_only_and_speaks_http_only(
     fetch: Any, plain: Upstream, secure: Upstream
 ) -> None:

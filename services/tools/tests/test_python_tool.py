@@ -120,6 +120,8 @@ async def test_modules_given_as_files_can_be_imported_but_never_replace_the_stan
         ("b'NaN'", "is not JSON"),
         ("b'1e999'", "is not JSON"),
         ('b\'{"a":1,"a":2}\'', "stands twice"),
+        # Of a hundred thousand names the last: finding it must not hold up the service.
+        ("b'{%s}' % b','.join(b'\"%x\":0' % (n >> (n == 90000)) for n in range(90001))", "stands twice"),
         ("b'[' * 100000", "nested too deeply"),
         ("b'\"' + bytes([92]) + b'ud800\"'", "surrogate"),
     ],

@@ -180,7 +180,7 @@ class Watch:
     canaries: Canaries
     service: int
     own_folders: tuple[Path, ...]
-    _mounts: str = ""
+    _mounts: frozenset[str] = frozenset()
     _names: frozenset[Path] = frozenset()
     _hostname: str = ""
     _hits: int = 0
@@ -188,7 +188,7 @@ class Watch:
 
     def begin(self) -> None:
         """Take the state before."""
-        self._mounts = Path(f"/proc/{self.service}/mounts").read_text()
+        self._mounts = mounts(self.service, *self.own_folders)
         self._names = self._all_names()
         self._hostname = socket.gethostname()
         self._hits = len(self.canaries.hits)
@@ -208,7 +208,7 @@ class Watch:
             found.append("a process of the host was stopped")
         if socket.gethostname() != self._hostname:
             found.append("the host has another name")
-        if Path(f"/proc/{self.service}/mounts").read_text() != self._mounts:
+        if mounts(self.service, *self.own_folders) != self._mounts:
             found.append("a mount is left")
         found += [f"a file is left: {path}" for path in sorted(self._all_names() - self._names)]
         if self._free - shutil.disk_usage(tempfile.gettempdir()).free > 300 << 20:
@@ -221,6 +221,36 @@ class Watch:
             with suppress(FileNotFoundError):
                 found |= {path for path in folder.iterdir() if folder not in _SHARED or _is_a_programs(path)}
         return frozenset(found)
+
+
+# Where a program could mount, and names of what the service mounts. Container runtimes, which work on the same machine,
+# mount elsewhere: below their own folders in /var/lib and /run.
+_MOUNTABLE = (
+    "/dev",
+    "/etc",
+    "/home",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run/user",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var/tmp",
+)
+_MOUNTED = ("slipway", "nsjail", "runsc")
+
+
+def mounts(process: int, *folders: Path) -> frozenset[str]:
+    """Mounts of the host, as `process` sees it, that a sandbox may have made: by their places, and by `folders`."""
+    found: set[str] = set()
+    for line in Path(f"/proc/{process}/mounts").read_text().splitlines():
+        source, place = line.split(" ")[:2]
+        below = place == "/work" or any(place == top or place.startswith(f"{top}/") for top in _MOUNTABLE)
+        if below or any(name in f"{source} {place}" for name in (*_MOUNTED, *map(str, folders))):
+            found.add(line)
+    return frozenset(found)
 
 
 # Others make files there too: a program's are known by the sandbox's user, and by names that nobody else uses.

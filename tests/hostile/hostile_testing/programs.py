@@ -570,7 +570,7 @@ def _network() -> list[Hostile]:
         one(
             "a named socket of the host",
             "for path in (FACTS['socket'], '/var/run/docker.sock', '/run/containerd/containerd.sock', '/run/egress/proxy.sock'):\n"
-            "    s = socket.socket(socket.AF_UNIX)\n    attempt(lambda: (s.connect(path), s.recv(100)))",
+            "    s = socket.socket(socket.AF_UNIX); s.settimeout(3)\n    attempt(lambda: (s.connect(path), s.recv(100)))",
         ),
         one(
             "the proxy where there is none",

@@ -14,6 +14,7 @@ from slipway_tools.egress.call import EgressCall
 
 log = structlog.get_logger(__name__)
 _PREFIX = "slipway-egress-"
+_CONNECTIONS = 64  # of one sandbox at a time: each takes a descriptor of this process
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter, "Door"], Awaitable[None]]
 
 
@@ -35,6 +36,9 @@ class Door:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101
+            if len(door._tasks) >= _CONNECTIONS:
+                writer.close()
+                return
             door._tasks.add(task)
             try:
                 await handle(reader, writer, door)

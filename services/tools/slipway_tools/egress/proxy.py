@@ -46,6 +46,18 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+# By these a program would have a server perform another method or path than the one that was looked at.
+_OVERRIDES = frozenset(
+    {
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-uri",
+        b"x-original-url",
+        b"x-override-url",
+        b"x-rewrite-url",
+    }
+)
 
 
 class Refused(Exception):
@@ -86,8 +98,8 @@ class Proxy:
         try:
             async with asyncio.timeout(_SECONDS):
                 await _Connection(self, reader, writer, door).run()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError, h11.ProtocolError):
-            return  # the program's side broke the connection, or spoke no HTTP
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError, h11.ProtocolError, httpx.HTTPError):
+            return  # the program's side or the server broke the connection, or spoke no HTTP
 
     def resolve(self, rule: Rule, tenant: str, host: str) -> tuple[dict[str, str], list[SecretStr]]:
         """The headers that `rule` adds, and the secrets among them."""
@@ -284,7 +296,7 @@ class _Connection:
             host = next((value.decode("ascii", "replace") for name, value in event.headers if name == b"host"), "")
             if _server_of("https", host) != self._tunnel or not target.startswith("/"):
                 raise Refused("not_allowed", "the request names another host than its connection", 421)
-            return self._tunnel, target
+            return self._tunnel, target.partition("#")[0]
         parts = urlsplit(target)
         if parts.scheme != "http" or not parts.netloc or "@" in parts.netloc:
             raise Refused("malformed", "a proxy takes `METHOD http://host/path`, or CONNECT for https", 400)
@@ -355,9 +367,11 @@ def _server_of(scheme: str, authority: str) -> Server:
 def _outgoing(event: h11.Request, own: Mapping[str, str], *, hide: bool) -> list[tuple[bytes, bytes]]:
     """The request's headers as they go out: the rule's own instead of the program's of that name."""
     replaced = {name.lower().encode() for name in own} | ({b"accept-encoding"} if hide else set())
-    named = next((value for name, value in event.headers if name == b"connection"), b"")
-    dropped = _HOP_BY_HOP | replaced | {part.strip().lower() for part in named.split(b",")} | {b"content-length"}
-    headers = [(name, value) for name, value in event.headers if name not in dropped]
+    named = b",".join(value for name, value in event.headers if name == b"connection")
+    dropped = _HOP_BY_HOP | _OVERRIDES | replaced | {part.strip().lower() for part in named.split(b",")}
+    dropped |= {b"content-length"}
+    # Many servers take `_` for `-`.
+    headers = [(name, value) for name, value in event.headers if name.replace(b"_", b"-") not in dropped]
     headers += [(name.encode(), value.encode()) for name, value in own.items()]
     return [*headers, (b"accept-encoding", b"identity")] if hide else headers
 

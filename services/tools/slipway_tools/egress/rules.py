@@ -14,6 +14,7 @@ A file that is missing or invalid closes the network: nothing may go out until i
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _FORBIDDEN_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
 )
-_PATH = re.compile(r"/[!-~]*")
+_PATH = re.compile(r"/(?:[!\"$&-~]|%[0-9A-Fa-f]{2})*")  # printable ASCII without `#`
+_STEP = re.compile(r"[\s.]*\.[\s.]*")  # also what becomes one where spaces and dots at the end do not count
 
 
 class InvalidEgressRules(ValueError):
@@ -186,10 +188,15 @@ def plain_path(path: str) -> bool:
     if not _PATH.fullmatch(path):
         return False
     for _ in range(3):
-        segments = path.replace("\\", "/").split("/")
-        if "\\" in path or any(segment in (".", "..") for segment in segments) or "" in segments[1:-1]:
+        segments = path.split("/")
+        # Servers take parameters off a segment before they resolve it: `..;x` is a step up for them.
+        if "\\" in path or "" in segments[1:-1] or any(_STEP.fullmatch(part.partition(";")[0]) for part in segments):
             return False
-        decoded = unquote(path, errors="replace")
+        try:
+            # What is no UTF-8 may be `.` or `/` in a longer form; so may other characters, for who folds them.
+            decoded = unicodedata.normalize("NFKC", unquote(path, errors="strict"))
+        except UnicodeDecodeError:
+            return False
         if decoded.count("/") != path.count("/") or any(character < " " for character in decoded):
             return False
         if decoded == path:

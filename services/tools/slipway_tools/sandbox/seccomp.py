@@ -3,7 +3,11 @@
 An allow list: whatever is not named answers ENOSYS, so that libraries fall back as on an older kernel. What people
 try on purpose answers EPERM and reads as "Operation not permitted". `clone3` passes its flags in memory, where the
 filter can't look, so it must not exist. Foreign ABIs are stopped too: Kafel kills calls of another architecture, and
-x32 numbers are in no list. The names are Kafel's, which keeps the kernel's older ones (`newstat`).
+x32 numbers are in no list.
+
+Nothing may watch files: the root and the devices are the same for all sandboxes (and the devices for the host), so that
+inotify shows what others open, and its instances are counted for the user who made the namespace, not for its own.
+The names are Kafel's, which keeps the kernel's older ones (`newstat`).
 """
 
 import platform
@@ -20,17 +24,18 @@ _TERMINAL_QUERIES = (
     0x5450,
     0x5451,
 )  # TCGETS TIOCGWINSZ FIONBIO FIONREAD FIONCLEX FIOCLEX
+_WATCHING = (0x400, 0x402)  # F_SETLEASE F_NOTIFY
 _PRCTL = (1, 2, 3, 15, 16, 0x53564D41)  # PDEATHSIG (set, get), GET_DUMPABLE, NAME (set, get), SET_VMA
 
 _ALLOWED = """
 brk mmap mprotect munmap mremap madvise mincore msync membarrier mlock munlock
 read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range
-openat openat2 dup dup3 fcntl flock fsync fdatasync ftruncate truncate fallocate fadvise64 sync_file_range
+openat openat2 dup dup3 flock fsync fdatasync ftruncate truncate fallocate fadvise64 sync_file_range
 newfstat newfstatat statx statfs fstatfs faccessat faccessat2 getcwd chdir fchdir getdents64
 mkdirat unlinkat renameat renameat2 linkat symlinkat readlinkat mknodat fchmod fchmodat fchmodat2 fchown fchownat
 utimensat umask copy_file_range sendfile64 splice tee vmsplice getxattr lgetxattr fgetxattr listxattr llistxattr
 flistxattr pipe2 eventfd2 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 ppoll pselect6 timerfd_create timerfd_settime
-timerfd_gettime signalfd4 inotify_init1 inotify_add_watch inotify_rm_watch
+timerfd_gettime signalfd4
 socketpair bind listen accept accept4 connect shutdown getsockname getpeername sendto recvfrom sendmsg recvmsg
 sendmmsg recvmmsg setsockopt getsockopt
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait rt_sigqueueinfo rt_tgsigqueueinfo
@@ -43,7 +48,7 @@ getpid getppid gettid getpgid getsid setpgid setsid getuid geteuid getgid getegi
 getrlimit setrlimit getrusage sysinfo newuname getrandom getcpu
 open creat newstat newlstat access dup2 pipe poll select fork vfork getpgrp getdents mkdir rmdir unlink rename link
 symlink readlink mknod chmod chown lchown utime utimes futimesat time alarm pause eventfd epoll_create epoll_wait
-signalfd inotify_init arch_prctl
+signalfd arch_prctl
 """
 
 _REFUSED = """
@@ -55,6 +60,7 @@ setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid 
 name_to_handle_at open_by_handle_at fanotify_init fanotify_mark memfd_create memfd_secret shmget shmat shmctl shmdt
 msgget msgsnd msgrcv msgctl semget semop semctl mq_open mq_unlink setpriority sched_setaffinity sched_setscheduler
 sched_setparam sched_setattr ioprio_set mbind set_mempolicy migrate_pages move_pages vhangup nfsservctl lookup_dcookie
+inotify_init inotify_init1 inotify_add_watch inotify_rm_watch
 """
 
 
@@ -76,6 +82,7 @@ def policy(machine: str | None = None, *, network: bool = False) -> str:
             f"ioctl(fd, request) {{ {_any('request', _TERMINAL_QUERIES)} }}",
             f"prctl(option) {{ {_any('option', _PRCTL)} }}",
             "prlimit64(pid) { pid == 0 }",
+            f"fcntl(fd, command) {{ {' && '.join(f'command != {value:#x}' for value in _WATCHING)} }}",
         ]
     )
     refused = ", ".join(_REFUSED.split())
@@ -84,7 +91,7 @@ def policy(machine: str | None = None, *, network: bool = False) -> str:
     {rules}
   }},
   ERRNO(38) {{ clone3 }},
-  ERRNO(1) {{ {refused}, clone, socket, ioctl, prctl, prlimit64 }}
+  ERRNO(1) {{ {refused}, clone, socket, ioctl, prctl, prlimit64, fcntl }}
 }}
 USE slipway DEFAULT ERRNO(38)
 """
