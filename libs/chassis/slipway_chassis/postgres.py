@@ -25,6 +25,10 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    # It answers, and takes nothing: a standby after a failover, or a primary that was told so; a full disk or memory.
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
     # What asyncpg says to a query between the server's last words and the end of the connection.
     asyncpg.InternalClientError,
     # The process was frozen for so long that its transaction was ended.
@@ -102,6 +106,12 @@ async def close_pool(pool: asyncpg.Pool, *, patience: float = 5) -> None:
             await pool.close()
     except TimeoutError:
         _log.warning("postgres.pool_cut_off")
+
+
+async def check_answers(pool: asyncpg.Pool) -> None:
+    """Readiness: one round trip. Raises when the database is away, or takes no writes."""
+    if await pool.fetchval("SHOW transaction_read_only") == "on":
+        raise StoreUnavailable("the database takes no writes: is it a standby?", retry_after=1)
 
 
 @contextmanager

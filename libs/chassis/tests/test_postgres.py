@@ -13,6 +13,7 @@ from slipway_chassis.postgres import (
     StoreUnavailable,
     WriteConflict,
     after_commit,
+    check_answers,
     close_pool,
     migrate,
     open_pool,
@@ -132,6 +133,30 @@ async def test_a_database_that_is_away_is_unavailable_and_the_pool_recovers(
         server.restart(crash=True)
         await eventually(works, timeout=20)
         await pool.close()
+
+
+async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(pool: asyncpg.Pool) -> None:
+    await pool.execute("CREATE TABLE t (id int)")
+    await check_answers(pool)
+    async with pool.acquire() as conn:
+        # As every connection has it at a standby, and at a primary that an operator has locked.
+        database = await conn.fetchval("SELECT quote_ident(current_database())")
+        await conn.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    await pool.expire_connections()
+    with pytest.raises(StoreUnavailable, match="takes no writes"):
+        await check_answers(pool)
+    with pytest.raises(StoreUnavailable) as refused:
+        async with transaction(pool) as conn:
+            await conn.execute("INSERT INTO t VALUES (1)")
+    assert refused.value.retry_after
+    async with pool.acquire() as conn:
+        await conn.execute("SET default_transaction_read_only = off")
+        await conn.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    await pool.expire_connections()
+    await check_answers(pool)
+    async with transaction(pool) as conn:
+        await conn.execute("INSERT INTO t VALUES (2)")
+    assert await pool.fetchval("SELECT id FROM t") == 2
 
 
 async def test_a_database_that_starts_late_is_waited_for(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, open_pool
+from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
@@ -62,7 +62,7 @@ async def serve(settings: AuditSettings, log_keys: KeyRing, heads: HeadsFolder) 
         return [audit_pb2.DESCRIPTOR.services_by_name["AuditService"].full_name]
 
     async def database_answers() -> None:
-        await database.execute("SELECT 1")
+        await check_answers(database)
 
     async def stop() -> None:
         await bus.close()

@@ -16,7 +16,7 @@ from slipway_chassis.errors import SlipwayError
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, open_pool
+from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service, work_undisturbed
 from slipway_chassis.settings import load_settings
@@ -72,7 +72,7 @@ async def serve(settings: GatewaySettings) -> None:
     api_keys = ApiKeys(key_store, policies, settings.api_key_roles)
 
     async def database_answers() -> None:
-        await pool.fetchval("SELECT 1")
+        await check_answers(pool)
 
     async def redis_answers() -> None:
         await redis.execute_command("PING")

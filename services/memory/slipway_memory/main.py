@@ -15,7 +15,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, open_pool
+from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
@@ -112,7 +112,7 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
         await redis.execute_command("PING")
 
     async def database_answers() -> None:
-        await pool.execute("SELECT 1")
+        await check_answers(pool)
 
     checks = {"objects": objects.check, "redis": redis_answers, "bus": bus.ping}
     if settings.vectors_url.get_secret_value():

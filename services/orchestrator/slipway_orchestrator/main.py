@@ -17,7 +17,7 @@ from slipway_chassis.crypto import SubjectKeys
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, open_pool, transaction
+from slipway_chassis.postgres import check_answers, close_pool, open_pool, transaction
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
@@ -117,8 +117,7 @@ class Parts:
 
     async def database_answers(self) -> None:
         """Raise when the database is away."""
-        async with self.transaction() as conn:
-            await conn.fetchval("SELECT 1")
+        await check_answers(self.pool)
 
     async def close(self) -> None:
         """Close everything."""

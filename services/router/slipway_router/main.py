@@ -14,7 +14,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
-from slipway_chassis.postgres import close_pool, open_pool
+from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service, work_undisturbed
@@ -113,7 +113,7 @@ async def serve(settings: RouterSettings) -> None:
         await redis.execute_command("PING")
 
     async def database_answers() -> None:
-        await database.execute("SELECT 1")
+        await check_answers(database)
 
     async def stop() -> None:
         await ledger.drain(settings.shutdown_grace)

@@ -97,7 +97,7 @@ async def serve(settings: ToolsSettings) -> None:
         return [tools_pb2.DESCRIPTOR.services_by_name["ToolsService"].full_name]
 
     async def database() -> None:
-        await pool.fetchval("SELECT 1")
+        await postgres.check_answers(pool)
 
     async def sweep() -> None:
         await retention.sweep(pool)
