@@ -5,8 +5,8 @@
 #   TAG         of the images, PREFIX before their names (as make images takes them)
 #   LOAD        a command that takes an image archive into the cluster (`kind load image-archive`, `minikube image load`);
 #               empty: the cluster pulls them from where PREFIX says
-#   BASE        base image of the test's own image, with PostgreSQL and Valkey
-#   KEEP=1      leave the namespace
+#   BASE        base image of the test's own image, with PostgreSQL and Valkey; as make images takes it
+#   KEEP=1      leave the namespace, and go on with one that was left
 set -eu
 cd "$(dirname "$0")/.."
 fail() { printf 'cluster-test: %s\n' "$*" >&2; exit 1; }
@@ -19,6 +19,7 @@ HELM=${HELM:-$(command -v helm || echo .servers/bin/helm)}
 TAG=${TAG:-$(git describe --tags --always --dirty)}
 PREFIX=${PREFIX:-slipway/}
 BASE=${BASE:-python:3.11-slim-bookworm}
+[ "$BASE" != debian ] || BASE=slipway-base:bookworm # what make images has made
 "$KUBECTL" version --request-timeout=10s >/dev/null 2>&1 || fail "the API server of $KUBECONFIG does not answer"
 
 servers=${PREFIX}test-servers:$TAG

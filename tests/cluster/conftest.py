@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_testing import release
 from cluster_testing.cluster import NAMESPACE, RELEASE, CommandFailed, helm, kubectl
-from cluster_testing.desk import Desk
+from cluster_testing.desk import BUSY, LASTING, STEADY, Desk
 
+KEPT = os.environ.get("KEEP") == "1"
 if os.environ.get("SLIPWAY_CLUSTER_TEST") != "1":
     collect_ignore_glob = ["test_*.py"]
 
@@ -29,6 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def installed(folder: Path) -> Iterator[str]:
     """The release, freshly installed in a namespace that takes restricted pods only; what helm said."""
+    if KEPT and kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
+        yield release.put_release(folder)
+        return
     kubectl("create", "namespace", NAMESPACE)
     try:
         kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
@@ -37,7 +41,7 @@ def installed(folder: Path) -> Iterator[str]:
         release.make_secrets(folder, password, service_password)
         yield release.put_release(folder)
     finally:
-        if os.environ.get("KEEP") != "1":
+        if not KEPT:
             try:
                 helm("uninstall", RELEASE, "--wait")
             except CommandFailed as failed:
@@ -52,3 +56,13 @@ def desk(installed: str) -> Iterator[Desk]:
     opened = Desk()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def agents(installed: str) -> None:
+    """The agents of `desk` that only wait and work are in production."""
+    assert installed
+    desk = Desk()
+    for name, definition in (("steady", STEADY), ("lasting", LASTING), ("busy", BUSY)):
+        desk.promote(name, definition)
+    desk.close()

@@ -1,39 +1,18 @@
-"""A release on a real cluster: installed, used, scaled, upgraded, rolled back, and shot at, with nothing lost."""
+"""A release on a real cluster: installed, used, scaled, and shot at, with nothing lost."""
 
-import itertools
-import json
 import random
 import time
 from pathlib import Path
 
 import pytest
-from cluster_testing import release
-from cluster_testing.cluster import RELEASE, CommandFailed, helm, kubectl, objects, ready_pods, until
-from cluster_testing.desk import DESK, STEADY, Desk
+from cluster_testing.cluster import RELEASE, helm, kubectl, objects, ready_pods, until
+from cluster_testing.desk import DESK, Desk
+from cluster_testing.release import COMPONENTS
+from cluster_testing.runs import begin, expect_whole, workers_that_took_runs
 from slipway_evidence.note import VerifierKey
 from slipway_evidence.verify import verify
 
 POLICY = b"# Hotels\n\nA hotel may cost up to 140 euros a night. In Paris the limit is 190 euros.\n"
-COMPONENTS = ("gateway", "router", "orchestrator", "worker", "memory", "tools", "audit")
-_batches = itertools.count(1)
-
-
-def begin(desk: Desk, count: int) -> list[str]:
-    """Runs that take half a minute, most of it between steps."""
-    batch = next(_batches)
-    return [desk.start("steady", f"batch {batch}, run {n}") for n in range(count)]
-
-
-def expect_whole(desk: Desk, runs: list[str]) -> None:
-    """Every run has ended well, and each of its steps has happened once."""
-    assert len(set(runs)) == len(runs)
-    for run_id in runs:
-        run = desk.ended(run_id)
-        assert run.state == "SUCCEEDED", (run_id, run.error)
-        events = list(desk.ask("alice", lambda client, run_id=run_id: list(client.runs.events(run_id))))
-        assert [event.seq for event in events] == list(range(1, len(events) + 1))
-        done = [event.step_id for event in events if event.kind == "step.completed"]
-        assert len(done) == len(set(done)) == 16
 
 
 def test_the_release_is_installed_into_a_namespace_that_takes_restricted_pods_only(installed: str) -> None:
@@ -66,42 +45,19 @@ def test_the_tour_runs_and_its_evidence_holds(desk: Desk, tmp_path: Path) -> Non
         return verify(bundle, key).ok
 
     until(holds, seconds=60, what="the evidence is complete and verified")
-    desk.promote("steady", STEADY)
 
 
+@pytest.mark.usefixtures("agents")
 def test_workers_are_scaled_from_one_to_three_and_back_during_runs(desk: Desk) -> None:
     runs = begin(desk, 24)
     kubectl("scale", f"deployment/{RELEASE}-worker", "--replicas=3")
     until(lambda: len(ready_pods("worker")) == 3, seconds=120, what="three workers are ready")
-    time.sleep(5)  # they take runs
+    until(lambda: len(workers_that_took_runs()) == 3, seconds=60, what="all three have taken runs")
     kubectl("scale", f"deployment/{RELEASE}-worker", "--replicas=1")
     expect_whole(desk, runs)
 
 
-def test_a_rolling_upgrade_in_mid_run_and_its_rollback_lose_nothing(desk: Desk, folder: Path) -> None:
-    runs = begin(desk, 24)
-    before = set(ready_pods("worker") + ready_pods("gateway"))
-    release.put_release(folder, "--set", "podAnnotations.rolled=once")
-    assert not before & set(ready_pods("worker") + ready_pods("gateway"))
-    runs += begin(desk, 12)
-    helm("rollback", RELEASE, "--wait", "--timeout", "10m")
-    expect_whole(desk, runs)
-
-
-def test_an_upgrade_whose_migration_fails_changes_no_pod(installed: str, folder: Path) -> None:
-    assert installed
-    before = {name: ready_pods(name) for name in COMPONENTS}
-    secret = json.loads(kubectl("get", "secret", "slipway-router", "--output", "json"))["data"]["database-url"]
-    broken = json.dumps({"stringData": {"database-url": "postgresql://nobody:wrong@postgres:5432/slipway_router"}})
-    kubectl("patch", "secret", "slipway-router", "--patch", broken)
-    try:
-        with pytest.raises(CommandFailed, match="pre-upgrade hooks failed"):
-            release.put_release(folder, "--set", "podAnnotations.rolled=twice", "--set", "migrations.backoffLimit=0")
-    finally:
-        kubectl("patch", "secret", "slipway-router", "--patch", json.dumps({"data": {"database-url": secret}}))
-    assert {name: ready_pods(name) for name in COMPONENTS} == before
-
-
+@pytest.mark.usefixtures("agents")
 def test_pods_that_are_deleted_at_random_lose_nothing(desk: Desk) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
@@ -120,6 +76,7 @@ def test_pods_that_are_deleted_at_random_lose_nothing(desk: Desk) -> None:
         until(lambda component=component: bool(ready_pods(component)), seconds=180, what=f"{component} is ready again")
 
 
+@pytest.mark.usefixtures("agents")
 def test_a_node_that_is_drained_loses_nothing(desk: Desk) -> None:
     nodes = [node["metadata"]["name"] for node in objects("nodes")]
     if len(nodes) < 2:

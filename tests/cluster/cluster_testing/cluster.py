@@ -71,14 +71,13 @@ def until(holds: Callable[[], bool], *, seconds: float, what: str) -> None:
 def forwarded(target: str, port: int) -> Iterator[int]:
     """A local port that leads to `port` of a pod, deployment or service, until the pod ends."""
     command = [os.environ["KUBECTL"], "--namespace", NAMESPACE, "port-forward", target, f":{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        match = _FORWARDING.match(line)
-        if match is None:
-            raise CommandFailed(f"kubectl port-forward {target} {port}: {line}")
-        yield int(match[1])
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            match = _FORWARDING.match(line)
+            if match is None:
+                raise CommandFailed(f"kubectl port-forward {target} {port}: {line}")
+            yield int(match[1])
+        finally:
+            process.terminate()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
+from urllib.parse import quote
 
 from slipway_cli.session import DevelopmentSignIn
 from slipway_client import Client, ConnectionFailedError, Run, UnavailableError
@@ -27,13 +28,24 @@ spec:
 {steps}
   result: {result}
 """
-# Waits between steps: so it is in many workers' hands, one after the other.
-STEADY = AGENT.format(
-    name="steady",
-    steps="\n".join(
-        f'    - {{id: s{n}, set: "${{input.question}}"}}\n    - {{id: w{n}, wait: {{for: 4s}}}}' for n in range(8)
-    ),
-    result='{echo: "${steps.s7.output}"}',
+
+
+def _waiting(name: str, seconds: int) -> str:
+    """16 steps with waits between: such a run is in many workers' hands, one after the other."""
+    steps = "\n".join(
+        f'    - {{id: s{n}, set: "${{input.question}}"}}\n    - {{id: w{n}, wait: {{for: {seconds}s}}}}'
+        for n in range(8)
+    )
+    return AGENT.format(name=name, steps=steps, result='{echo: "${steps.s7.output}"}')
+
+
+STEADY = _waiting("steady", 4)
+LASTING = _waiting("lasting", 30)
+# Nothing but steps: it keeps a worker busy until it has ended.
+BUSY = AGENT.format(
+    name="busy",
+    steps="\n".join(f'    - {{id: s{n}, set: "${{input.question}}"}}' for n in range(36)),
+    result='{echo: "${steps.s35.output}"}',
 )
 DESK = AGENT.format(
     name="travel-desk",
@@ -83,6 +95,8 @@ class Desk:
     def promote(self, name: str, definition: str) -> None:
         """An agent's way to production: alice writes, bob approves."""
         version = self.ask("alice", lambda client: client.agents.put(name, definition)).version
+        if self.ask("alice", lambda client: client.agents.get(name)).production_version == version:
+            return
         self.ask("alice", lambda client: client.agents.submit(name, version))
         self.ask("bob", lambda client: client.agents.approve(name, version, "for the test"))
         self.ask("bob", lambda client: client.agents.promote(name, version))
@@ -90,7 +104,7 @@ class Desk:
     def start(self, agent: str, question: str) -> str:
         """The run's id. The key makes a repeated request the same run."""
         body = {"question": question}
-        key = f"{agent}/{question}"
+        key = quote(f"{agent}/{question}")
         return self.ask("alice", lambda client: client.runs.start(agent, body, idempotency_key=key)).run_id
 
     def ended(self, run_id: str, *, seconds: float = 240) -> Run:

@@ -14,6 +14,7 @@ from slipway_cli.supervisor.postgres import PostgresServer, prepare
 from cluster_testing.cluster import CHART, NAMESPACE, RELEASE, forwarded, helm, kubectl
 
 ISSUER_PORT = 8091
+COMPONENTS = ("gateway", "router", "orchestrator", "worker", "memory", "tools", "audit")
 _ROOT = CHART.parents[1]
 _MANIFEST = Path(__file__).parents[1] / "servers.yaml"
 _SMALL = {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
