@@ -26,6 +26,9 @@ from slipway_tools.http_tool import HttpCaller
 from slipway_tools.invocation import Invoker
 from slipway_tools.mcp.caller import McpCaller
 from slipway_tools.mcp.http_peer import HttpPeer
+from slipway_tools.mcp.oauth.log import OAuthLog
+from slipway_tools.mcp.oauth.logins import McpLogins
+from slipway_tools.mcp.oauth.web import OAuthWeb
 from slipway_tools.mcp.servers import McpServers
 from slipway_tools.mcp.stdio_peer import StdioPeer
 from slipway_tools.memory_files import MemoryFiles
@@ -71,11 +74,11 @@ async def serve(settings: ToolsSettings) -> None:
     sandboxes = Sandboxes(choice, files, egress)
     sql = SqlCaller(settings.memory_target, settings.tls)
     registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules), sql)
-    http_peer = HttpPeer(allowed, secrets)
+    logins = McpLogins.opened(pool, keys, secrets, OAuthWeb(allowed), OAuthLog(evidence))
+    http_peer = HttpPeer(allowed, secrets, logins.vault)
     gate = Gate(settings.http_calls, settings.http_queue)
-    servers = McpServers(
-        pool, policy, evidence, http_peer, {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}, gate
-    )
+    peers = {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}
+    servers = McpServers(pool, policy, evidence, http_peer, peers, gate, logins)
     invoker = Invoker(
         registry,
         ledger,
@@ -104,6 +107,7 @@ async def serve(settings: ToolsSettings) -> None:
 
     async def stop() -> None:
         await ledger.drain(settings.shutdown_grace)
+        await logins.vault.close()
         await sandboxes.close()
         await files.close()
         await sql.close()

@@ -10,6 +10,8 @@ from slipway_tools import convert, openapi
 from slipway_tools.cancellation import Cancellation
 from slipway_tools.invocation import Invoker
 from slipway_tools.mcp import convert as mcp_convert
+from slipway_tools.mcp.connection import McpServer
+from slipway_tools.mcp.oauth.logins import AuthorizationResponse
 from slipway_tools.mcp.servers import McpServers
 from slipway_tools.registry import Origin, Registry
 
@@ -113,14 +115,14 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         """Connect an MCP server."""
         connection = mcp_convert.connection(request.connection)
         server, created = await self._servers.put(current_caller(), request.server, connection, request.request_id)
-        return tools_pb2.PutMcpServerResponse(server=mcp_convert.server(server), created=created)
+        return tools_pb2.PutMcpServerResponse(server=await self._with_login(server), created=created)
 
     async def GetMcpServer(
         self, request: tools_pb2.GetMcpServerRequest, context: Any
     ) -> tools_pb2.GetMcpServerResponse:
         """Answer with one MCP server."""
         server, _ = await self._servers.find(current_caller(), request.server)
-        return tools_pb2.GetMcpServerResponse(server=mcp_convert.server(server))
+        return tools_pb2.GetMcpServerResponse(server=await self._with_login(server))
 
     async def ListMcpServers(
         self, request: tools_pb2.ListMcpServersRequest, context: Any
@@ -131,8 +133,9 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         fields = paging.decode_token(caller.tenant, "ListMcpServers", request.page_token, (str,))
         servers, after = await self._servers.page(caller, str(fields[0]) if fields else "", size)
         token = paging.encode_token(caller.tenant, "ListMcpServers", after) if after else ""
+        logins = await self._servers.logins(caller, servers)
         return tools_pb2.ListMcpServersResponse(
-            servers=[mcp_convert.server(server) for server in servers], next_page_token=token
+            servers=[mcp_convert.server(server, logins[server.name]) for server in servers], next_page_token=token
         )
 
     async def DeleteMcpServer(
@@ -154,3 +157,31 @@ class ToolsServicer(tools_pb2_grpc.ToolsServiceServicer):
         """Pin tools as they were shown."""
         approved = await self._servers.approve(current_caller(), request.server, mcp_convert.pins(request))
         return tools_pb2.ApproveMcpToolsResponse(tools=[convert.tool(tool) for tool in approved])
+
+    async def BeginMcpLogin(
+        self, request: tools_pb2.BeginMcpLoginRequest, context: Any
+    ) -> tools_pb2.BeginMcpLoginResponse:
+        """Start a login at the authorization server of an MCP server."""
+        begun = await self._servers.begin_login(
+            current_caller(), request.server, request.redirect_uri, request.client_metadata_url
+        )
+        return mcp_convert.begun_login(begun)
+
+    async def CompleteMcpLogin(
+        self, request: tools_pb2.CompleteMcpLoginRequest, context: Any
+    ) -> tools_pb2.CompleteMcpLoginResponse:
+        """Redeem what the authorization server sent back."""
+        response = AuthorizationResponse(request.state, request.code, request.iss, request.error)
+        state = await self._servers.complete_login(current_caller(), request.server, response)
+        return tools_pb2.CompleteMcpLoginResponse(authorization=mcp_convert.authorization(state))
+
+    async def LogOutOfMcpServer(
+        self, request: tools_pb2.LogOutOfMcpServerRequest, context: Any
+    ) -> tools_pb2.LogOutOfMcpServerResponse:
+        """Forget and revoke tokens."""
+        revoked = await self._servers.log_out(current_caller(), request.server)
+        return tools_pb2.LogOutOfMcpServerResponse(revoked=revoked)
+
+    async def _with_login(self, server: McpServer) -> tools_pb2.McpServer:
+        logins = await self._servers.logins(current_caller(), [server])
+        return mcp_convert.server(server, logins[server.name])

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from slipway_chassis import jcs
 from slipway_chassis.errors import FieldViolation
@@ -21,14 +21,54 @@ _CREDENTIAL = re.compile(r"api_?key|token|secret|passw", re.IGNORECASE)
 _FILES_LIMIT = 1 << 20  # bytes of files that stand in the connection itself
 
 
+OAuthGrant = Literal["client_credentials", "authorization_code"]
+
+
 @dataclass(frozen=True)
 class OAuth:
-    """Client credentials for one MCP server; `client_secret` is a reference."""
+    """How access tokens for one MCP server are got; `client_secret` is a reference.
 
-    client_id: str
-    client_secret: str
-    issuer: str
+    With client credentials, client, secret and issuer are declared. With an authorization code all may be empty: then
+    the server's metadata says. `audiences` are names of the server in tokens, beside its address.
+    """
+
+    client_id: str = ""
+    client_secret: str = ""
+    issuer: str = ""
     scopes: tuple[str, ...] = ()
+    grant: OAuthGrant = "client_credentials"
+    per_user: bool = False
+    audiences: tuple[str, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """As JSON. What was not there in earlier versions stands in it only when it is used: digests stay."""
+        content: dict[str, Any] = {
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "issuer": self.issuer,
+            "scopes": list(self.scopes),
+        }
+        if self.grant != "client_credentials":
+            content |= {"grant": self.grant, "per_user": self.per_user}
+        if self.audiences:
+            content["audiences"] = list(self.audiences)
+        return content
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> "OAuth":
+        """What `content` made."""
+        return cls(
+            content["client_id"],
+            content["client_secret"],
+            content["issuer"],
+            tuple(content["scopes"]),
+            content.get("grant", "client_credentials"),
+            content.get("per_user", False),
+            tuple(content.get("audiences", ())),
+        )
+
+
+_UNDECLARED = OAuth(grant="authorization_code")
 
 
 @dataclass(frozen=True)
@@ -74,12 +114,7 @@ class Connection:
             endpoint: dict[str, Any] = {"url": http.url, "headers": dict(sorted(http.headers.items()))}
             content["http"] = endpoint
             if oauth := http.oauth:
-                endpoint["oauth"] = {
-                    "client_id": oauth.client_id,
-                    "client_secret": oauth.client_secret,
-                    "issuer": oauth.issuer,
-                    "scopes": list(oauth.scopes),
-                }
+                endpoint["oauth"] = oauth.content()
         if stdio := self.stdio:
             content["stdio"] = {
                 "command": list(stdio.command),
@@ -87,6 +122,16 @@ class Connection:
                 "environment": dict(sorted(stdio.environment.items())),
             }
         return content
+
+    @property
+    def login(self) -> OAuth | None:
+        """How people log in; None: nobody does. A server that is told no credentials may ask for a login."""
+        if self.http is None:
+            return None
+        if self.http.oauth is not None:
+            return self.http.oauth if self.http.oauth.grant == "authorization_code" else None
+        has_own = any(name.lower() == "authorization" for name in self.http.headers)
+        return None if has_own else _UNDECLARED
 
     @property
     def digest(self) -> str:
@@ -113,9 +158,7 @@ def from_content(content: Mapping[str, Any]) -> Connection:
         http=HttpEndpoint(
             http["url"],
             http["headers"],
-            OAuth(oauth["client_id"], oauth["client_secret"], oauth["issuer"], tuple(oauth["scopes"]))
-            if oauth
-            else None,
+            OAuth.from_content(oauth) if oauth else None,
         )
         if http
         else None,
@@ -164,14 +207,32 @@ def _http_faults(http: HttpEndpoint) -> list[FieldViolation]:
         return faults
     if any(name.lower() == "authorization" for name in http.headers):
         faults.append(FieldViolation("connection.http.oauth", "and a header Authorization exclude each other"))
-    if not 0 < len(oauth.client_id) <= 256 or not oauth.client_id.isprintable():
-        faults.append(FieldViolation("connection.http.oauth.client_id", "must be 1 to 256 characters"))
-    if fault := secret_fault(oauth.client_secret):
-        faults.append(FieldViolation("connection.http.oauth.client_secret", fault))
-    if fault := url_fault(oauth.issuer) or ("must have no query" if "?" in oauth.issuer else None):
-        faults.append(FieldViolation("connection.http.oauth.issuer", fault))
+    return faults + [
+        FieldViolation(f"connection.http.oauth.{fault.field}", fault.message) for fault in _oauth_faults(oauth)
+    ]
+
+
+def _oauth_faults(oauth: OAuth) -> list[FieldViolation]:
+    faults: list[FieldViolation] = []
+    needed = oauth.grant == "client_credentials"
+    if needed or oauth.client_id:
+        if not 0 < len(oauth.client_id) <= 256 or not oauth.client_id.isprintable():
+            faults.append(FieldViolation("client_id", "must be 1 to 256 characters"))
+    elif oauth.client_secret:
+        faults.append(FieldViolation("client_id", "must be given with a client secret"))
+    if (needed or oauth.client_secret) and (fault := secret_fault(oauth.client_secret)):
+        faults.append(FieldViolation("client_secret", fault))
+    # A client is one of some issuer; its id and secret go to no other.
+    if (needed or oauth.client_id or oauth.issuer) and (
+        fault := url_fault(oauth.issuer) or ("must have no query" if "?" in oauth.issuer else None)
+    ):
+        faults.append(FieldViolation("issuer", fault))
+    if needed and oauth.per_user:
+        faults.append(FieldViolation("per_user", "is for logins: client credentials are nobody's"))
     if not _words(oauth.scopes):
-        faults.append(FieldViolation("connection.http.oauth.scopes", "must be at most 32 scopes without spaces"))
+        faults.append(FieldViolation("scopes", "must be at most 32 scopes without spaces"))
+    if not _words(oauth.audiences):
+        faults.append(FieldViolation("audiences", "must be at most 32 names without spaces"))
     return faults
 
 

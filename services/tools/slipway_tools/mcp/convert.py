@@ -5,7 +5,9 @@ import json
 from slipway.tools.v1 import tools_pb2 as pb
 
 from slipway_tools.convert import duration, seconds, side_effect, side_effect_on_the_wire
-from slipway_tools.mcp.connection import Connection, HttpEndpoint, McpServer, OAuth, StdioProgram
+from slipway_tools.mcp.connection import Connection, HttpEndpoint, McpServer, OAuth, OAuthGrant, StdioProgram
+from slipway_tools.mcp.oauth.logins import BegunLogin, LoginState
+from slipway_tools.mcp.oauth.logins import State as AuthorizationState
 from slipway_tools.mcp.servers import Listing, Pin, ServerTool, State, registry_name
 
 _STATES: dict[State, pb.McpToolState.ValueType] = {
@@ -16,19 +18,24 @@ _STATES: dict[State, pb.McpToolState.ValueType] = {
     "invalid": pb.MCP_TOOL_STATE_INVALID,
 }
 
+_AUTHORIZATION_STATES: dict[AuthorizationState, pb.McpAuthorizationState.ValueType] = {
+    "none": pb.MCP_AUTHORIZATION_STATE_NONE,
+    "valid": pb.MCP_AUTHORIZATION_STATE_VALID,
+    "login_required": pb.MCP_AUTHORIZATION_STATE_LOGIN_REQUIRED,
+}
+_GRANTS: dict[OAuthGrant, pb.McpOAuthGrant.ValueType] = {
+    "client_credentials": pb.MCP_O_AUTH_GRANT_CLIENT_CREDENTIALS,
+    "authorization_code": pb.MCP_O_AUTH_GRANT_AUTHORIZATION_CODE,
+}
+
+_NAMED_GRANTS: dict[pb.McpOAuthGrant.ValueType, OAuthGrant] = {number: grant for grant, number in _GRANTS.items()}
+
 
 def connection(message: pb.McpConnection) -> Connection:
     """The connection that a request asks for."""
     http, stdio = message.http, message.stdio
-    oauth = http.oauth
     return Connection(
-        http=HttpEndpoint(
-            http.url,
-            dict(http.headers),
-            OAuth(oauth.client_id, oauth.client_secret, oauth.issuer, tuple(oauth.scopes))
-            if http.HasField("oauth")
-            else None,
-        )
+        http=HttpEndpoint(http.url, dict(http.headers), _oauth(http.oauth) if http.HasField("oauth") else None)
         if message.HasField("http")
         else None,
         stdio=StdioProgram(tuple(stdio.command), dict(stdio.files), dict(stdio.environment))
@@ -40,12 +47,52 @@ def connection(message: pb.McpConnection) -> Connection:
     )
 
 
-def server(source: McpServer) -> pb.McpServer:
-    """A server on the wire."""
+def _oauth(message: pb.McpOAuth) -> OAuth:
+    unset: OAuthGrant = "client_credentials" if message.client_secret else "authorization_code"
+    return OAuth(
+        message.client_id,
+        message.client_secret,
+        message.issuer,
+        tuple(message.scopes),
+        _NAMED_GRANTS.get(message.grant, unset),
+        message.per_user,
+        tuple(message.audiences),
+    )
+
+
+def begun_login(source: BegunLogin) -> pb.BeginMcpLoginResponse:
+    """A login that begins, on the wire."""
+    message = pb.BeginMcpLoginResponse(
+        authorization_url=source.authorization_url,
+        state=source.state,
+        issuer=source.issuer,
+        scopes=source.scopes,
+        per_user=source.per_user,
+    )
+    message.expire_time.FromDatetime(source.expire_time)
+    return message
+
+
+def authorization(source: LoginState) -> pb.McpAuthorization:
+    """Where a login stands, on the wire."""
+    message = pb.McpAuthorization(state=_AUTHORIZATION_STATES[source.state], per_user=source.per_user)
+    if kept := source.kept:
+        message.refreshable, message.authorizer, message.issuer = kept.refreshable, kept.authorizer, kept.issuer
+        message.scopes.extend(kept.scopes)
+        message.missing_scopes.extend(kept.missing_scopes)
+        if kept.expire_time is not None:
+            message.expire_time.FromDatetime(kept.expire_time)
+    return message
+
+
+def server(source: McpServer, login: LoginState | None) -> pb.McpServer:
+    """A server on the wire, with where its login stands."""
     known = source.connection
     message = pb.McpServer(server=source.name, digest=known.digest, proposer=source.proposer)
     message.create_time.FromDatetime(source.create_time)
     message.update_time.FromDatetime(source.update_time)
+    if login is not None:
+        message.authorization.CopyFrom(authorization(login))
     shown = message.connection
     shown.regions.extend(known.regions)
     shown.timeout.CopyFrom(duration(known.timeout))
@@ -59,6 +106,9 @@ def server(source: McpServer) -> pb.McpServer:
                     client_secret=oauth.client_secret,
                     issuer=oauth.issuer,
                     scopes=oauth.scopes,
+                    grant=_GRANTS[oauth.grant],
+                    per_user=oauth.per_user,
+                    audiences=oauth.audiences,
                 )
             )
     if stdio := known.stdio:

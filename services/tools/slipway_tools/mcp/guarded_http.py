@@ -33,13 +33,14 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     The client library tells some failures in other words or not at all, so whoever uses this looks at `fault` first.
     """
 
-    def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
+    def __init__(self, allowed: AllowList, tls: ssl.SSLContext, limit: int = EXCHANGE_LIMIT) -> None:
+        """`limit` is in bytes, of all answers together."""
         self.fault: Exception | None = None
         self.status = 0  # of the last answer
         self._sent = 0
         self._allowed = allowed
         self._tls = tls
-        self._left = EXCHANGE_LIMIT
+        self._limit = self._left = limit
         # Connections are kept by address, and two names may share one: a pool for each name.
         self._pools: dict[str, httpx2.AsyncHTTPTransport] = {}
 
@@ -110,7 +111,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         """Count bytes of answers; raises Exceeded."""
         self._left -= amount
         if self._left < 0:
-            error = Exceeded(f"the server answered more than {EXCHANGE_LIMIT} bytes")
+            error = Exceeded(f"the server answered more than {self._limit} bytes")
             self.fault = self.fault or error
             raise error
 

@@ -7,9 +7,9 @@ caller to another, nothing idles, and there is nothing to reconnect for ever. Th
 import asyncio
 import json
 import ssl
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,10 +17,8 @@ import httpx2
 import mcp_types as types
 from mcp import MCPError
 from mcp.client import Client
-from mcp.client.auth import OAuthFlowError, TokenStorage
-from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+from mcp.client.auth import OAuthFlowError
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import TypeAdapter
 from slipway_chassis.caller import Caller
 from slipway_chassis.errors import SlipwayError
@@ -31,13 +29,15 @@ from slipway_tools.hiding import hide
 from slipway_tools.mcp.connection import HttpEndpoint, McpServer
 from slipway_tools.mcp.definition import TOOLS_LIMIT, Definition
 from slipway_tools.mcp.guarded_http import Exceeded, GuardedTransport, client
+from slipway_tools.mcp.oauth.bearer import BearerAuth
+from slipway_tools.mcp.oauth.client_credentials import ClientCredentials
+from slipway_tools.mcp.oauth.vault import TokenVault
 from slipway_tools.mcp.peer import Drifted, Offer, PeerFailed, PinnedCall, Reply, find_pinned
 from slipway_tools.tool import SECRET_PREFIX
 
 T = TypeVar("T")
 Clean = Callable[[str], str]
 _PAGES_LIMIT = 32
-_KEPT_TOKENS = 1024
 # What the client library says when there was no whole answer.
 _NO_ANSWER = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
 # A gateway's answer: the server behind it may have acted.
@@ -50,11 +50,12 @@ _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAda
 class HttpPeer:
     """Talks to servers over HTTP."""
 
-    def __init__(self, allowed: AllowList, secrets: SecretFile) -> None:
+    def __init__(self, allowed: AllowList, secrets: SecretFile, vault: TokenVault) -> None:
         self._allowed = allowed
         self._secrets = secrets
+        self._vault = vault
+        self._credentials = ClientCredentials(secrets)
         self._tls = ssl.create_default_context()
-        self._tokens: OrderedDict[tuple[str, str, str], _Tokens] = OrderedDict()
 
     def check(self, tenant: str, http: HttpEndpoint) -> str | None:
         """What forbids the endpoint on this machine, or None. Resolves no name: that is done at every request.
@@ -62,9 +63,9 @@ class HttpPeer:
         Raises:
             SecretUnavailable: a secret that it refers to is not there.
         """
-        self._headers(tenant, http)
-        if http.oauth:
-            self._client_secret(tenant, http)
+        self.headers(tenant, http)
+        if http.oauth and http.oauth.client_secret:
+            self._credentials.secret(tenant, http.oauth)
         url = urlsplit(http.url)
         if url.scheme != "https" and (url.hostname or "", url.port or 80) not in self._allowed:
             return "must be https:// unless SLIPWAY_TOOLS_HTTP_ALLOW names host and port"
@@ -72,17 +73,17 @@ class HttpPeer:
 
     async def offer(self, caller: Caller, server: McpServer) -> Offer:
         """The tools that the server offers now; raises PeerFailed."""
-        clean = self._cleaner(caller.tenant, server)
-        return await self._exchange(caller, server, lambda session: _offer(session, clean), clean)
+        access = self._access(caller, server)
+        return await self._exchange(server, lambda session: _offer(session, access.clean), access)
 
     async def call(self, caller: Caller, server: McpServer, call: PinnedCall) -> Reply:
         """Look whether the tool is what was pinned, and call it; raises Drifted, PeerFailed."""
         asked = False
-        clean = self._cleaner(caller.tenant, server)
+        access = self._access(caller, server)
 
         async def ask(session: Client) -> Reply:
             nonlocal asked
-            offered = await _offer(session, clean)
+            offered = await _offer(session, access.clean)
             find_pinned(offered, call)
             asked = True
             request = types.CallToolRequest(
@@ -93,17 +94,15 @@ class HttpPeer:
             if isinstance(result, types.InputRequiredResult):
                 raise PeerFailed("INPUT_REQUIRED", "The server asks for more input, which nobody here gives.")
             shown = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
-            return Reply(offered.protocol_version, json.loads(clean(json.dumps(shown))))
+            return Reply(offered.protocol_version, json.loads(access.clean(json.dumps(shown))))
 
         try:
-            return await self._exchange(caller, server, ask, clean)
+            return await self._exchange(server, ask, access)
         except PeerFailed as error:
             in_doubt = error.in_doubt and asked
             raise PeerFailed(error.code, error.message, in_doubt=in_doubt, retryable=error.retryable) from error
 
-    async def _exchange(
-        self, caller: Caller, server: McpServer, ask: Callable[[Client], Awaitable[T]], clean: Clean
-    ) -> T:
+    async def _exchange(self, server: McpServer, ask: Callable[[Client], Awaitable[T]], access: "_Access") -> T:
         """Connect, ask, close.
 
         Raises:
@@ -112,25 +111,28 @@ class HttpPeer:
         http = server.connection.http
         assert http  # noqa: S101
         guard = GuardedTransport(self._allowed, self._tls)
+        if isinstance(access.auth, BearerAuth):
+            access.auth.guard = guard
         seconds = server.connection.timeout
         try:
             async with (
                 asyncio.timeout(seconds),
-                client(guard, self._headers(caller.tenant, http), self._auth(caller.tenant, server)) as web,
+                client(guard, access.headers, access.auth) as web,
                 _connected(http.url, web) as session,
             ):
                 return await ask(session)
         except TimeoutError as error:
             raise PeerFailed("TIMEOUT", f"No answer within {seconds:g} s.", in_doubt=True, retryable=True) from error
         except BaseExceptionGroup as group:
-            raise _failure(guard, _first(group), clean) from group
+            raise _failure(guard, _first(group), access.clean) from group
         except (Drifted, PeerFailed, SlipwayError):
             raise
         except Exception as error:
             # The client library has no common class of what a server can do to it.
-            raise _failure(guard, error, clean) from error
+            raise _failure(guard, error, access.clean) from error
 
-    def _headers(self, tenant: str, http: HttpEndpoint) -> dict[str, str]:
+    def headers(self, tenant: str, http: HttpEndpoint) -> dict[str, str]:
+        """What is sent with every request of a connection; raises SecretUnavailable."""
         host = (urlsplit(http.url).hostname or "").rstrip(".").lower()
         return {
             name: self._secrets.resolve(value.removeprefix(SECRET_PREFIX), tenant=tenant, host=host).get_secret_value()
@@ -139,68 +141,34 @@ class HttpPeer:
             for name, value in http.headers.items()
         }
 
-    def _cleaner(self, tenant: str, server: McpServer) -> Clean:
-        """What takes out of the server's answers what was sent to it: some echo their requests."""
+    def _access(self, caller: Caller, server: McpServer) -> "_Access":
+        """With what an exchange is authorized."""
         http = server.connection.http
         assert http  # noqa: S101
-        sent = self._headers(tenant, http)
-        secrets = [sent[name] for name, value in http.headers.items() if value.startswith(SECRET_PREFIX)]
-        if http.oauth:
-            secrets.append(self._client_secret(tenant, http))
-
-        def clean(text: str) -> str:
-            tokens = self._tokens.get((tenant, server.name, server.connection.digest))
-            return hide(text, [*secrets, *(tokens.held if tokens else ())])
-
-        return clean
-
-    def _client_secret(self, tenant: str, http: HttpEndpoint) -> str:
-        assert http.oauth  # noqa: S101
-        host = (urlsplit(http.oauth.issuer).hostname or "").rstrip(".").lower()
-        name = http.oauth.client_secret.removeprefix(SECRET_PREFIX)
-        return self._secrets.resolve(name, tenant=tenant, host=host).get_secret_value()
-
-    def _auth(self, tenant: str, server: McpServer) -> ClientCredentialsOAuthProvider | None:
-        """Tokens for this server and no other (RFC 8707), kept in memory until the connection changes."""
-        http = server.connection.http
-        assert http  # noqa: S101
+        headers = self.headers(caller.tenant, http)
+        secrets = [headers[name] for name, value in http.headers.items() if value.startswith(SECRET_PREFIX)]
+        if server.connection.login:
+            bearer = BearerAuth(self._vault, caller, server)
+            return _Access(headers, bearer, secrets, lambda: bearer.sent)
         if http.oauth is None:
-            return None
-        key = (tenant, server.name, server.connection.digest)
-        tokens = self._tokens.setdefault(key, _Tokens())
-        self._tokens.move_to_end(key)
-        if len(self._tokens) > _KEPT_TOKENS:
-            self._tokens.popitem(last=False)
-        return ClientCredentialsOAuthProvider(
-            http.url,
-            tokens,
-            http.oauth.client_id,
-            self._client_secret(tenant, http),
-            scope=" ".join(http.oauth.scopes) or None,
-            issuer=http.oauth.issuer,
-        )
+            return _Access(headers, None, secrets, list)
+        tokens = self._credentials.tokens(caller.tenant, server)
+        secrets.append(self._credentials.secret(caller.tenant, http.oauth))
+        return _Access(headers, self._credentials.auth(caller.tenant, http, tokens), secrets, lambda: tokens.sent)
 
 
-class _Tokens(TokenStorage):
-    def __init__(self) -> None:
-        self._token: OAuthToken | None = None
+@dataclass(frozen=True)
+class _Access:
+    """Headers and authentication of an exchange, and what of them is secret; `tokens` come while it lasts."""
 
-    @property
-    def held(self) -> list[str]:
-        """Tokens that are sent."""
-        return [self._token.access_token] if self._token else []
+    headers: dict[str, str]
+    auth: httpx2.Auth | None
+    secrets: list[str]
+    tokens: Callable[[], list[str]]
 
-    async def get_tokens(self) -> OAuthToken | None:
-        return self._token
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self._token = tokens
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return None
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        del client_info
+    def clean(self, text: str) -> str:
+        """Take out of the server's answers what was sent to it: some echo their requests."""
+        return hide(text, [*self.secrets, *self.tokens()])
 
 
 @asynccontextmanager
@@ -244,7 +212,7 @@ def _failure(guard: GuardedTransport, error: BaseException, clean: Clean) -> Exc
         return error
     if isinstance(guard.fault, Exceeded):
         return PeerFailed("OUTPUT_TOO_LARGE", f"Stopped: {guard.fault}.")
-    if isinstance(guard.fault, SlipwayError):
+    if isinstance(guard.fault, SlipwayError | PeerFailed):
         return guard.fault
     if isinstance(guard.fault, HostUnreachable):
         return PeerFailed("UNREACHABLE", f"{guard.fault}.", retryable=True)

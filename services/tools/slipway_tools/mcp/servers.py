@@ -20,6 +20,8 @@ from slipway_tools.mcp import store
 from slipway_tools.mcp.connection import Connection, McpServer, check
 from slipway_tools.mcp.definition import Definition, diff, pinned, tool_name
 from slipway_tools.mcp.http_peer import HttpPeer
+from slipway_tools.mcp.oauth import store as authorizations
+from slipway_tools.mcp.oauth.logins import AuthorizationResponse, BegunLogin, LoginState, McpLogins
 from slipway_tools.mcp.peer import Offer, Peer, PeerFailed
 from slipway_tools.registry import record_declared, refuse_other_kind
 from slipway_tools.tool import SideEffect, Tool
@@ -87,6 +89,7 @@ class McpServers:
         http: HttpPeer,
         peers: Mapping[str, Peer],
         gate: Gate,
+        logins: McpLogins,
     ) -> None:
         """`peers` talk to servers by kind of connection: `http`, `stdio`; `gate` bounds how many at a time."""
         self._pool = pool
@@ -95,6 +98,7 @@ class McpServers:
         self._http = http
         self._peers = peers
         self._gate = gate
+        self._logins = logins
 
     def peer(self, server: McpServer) -> Peer:
         """What talks to that server."""
@@ -142,6 +146,47 @@ class McpServers:
             raise McpServerNotFound(f"no MCP server {name[:64]}", field="server")
         return server
 
+    async def begin_login(self, caller: Caller, name: str, redirect_uri: str, client_metadata_url: str) -> BegunLogin:
+        """Begin a login of the caller, for themselves or for the tenant, as the connection says.
+
+        Raises:
+            McpServerNotFound, PolicyDenied, and what McpLogins.begin raises.
+        """
+        server, _ = await self._loggable(caller, name)
+        headers = self._http.headers(caller.tenant, server.connection.http) if server.connection.http else {}
+        async with self._gate.enter(caller.tenant):
+            return await self._logins.begin(caller, server, headers, redirect_uri, client_metadata_url)
+
+    async def complete_login(self, caller: Caller, name: str, response: AuthorizationResponse) -> LoginState:
+        """Finish a login that the caller began.
+
+        Raises:
+            McpServerNotFound, PolicyDenied, and what McpLogins.complete raises.
+        """
+        server, permission = await self._loggable(caller, name)
+        async with self._gate.enter(caller.tenant):
+            return await self._logins.complete(caller, server, response, permission)
+
+    async def log_out(self, caller: Caller, name: str) -> bool:
+        """Forget tokens, the caller's or the tenant's; True when they were revoked as well.
+
+        Raises:
+            McpServerNotFound, PolicyDenied.
+        """
+        server, permission = await self._loggable(caller, name)
+        return await self._logins.log_out(caller, server, permission)
+
+    async def logins(self, caller: Caller, servers: Sequence[McpServer]) -> dict[str, LoginState | None]:
+        """Where logins stand for the caller, by server."""
+        return await self._logins.states(caller, servers)
+
+    async def _loggable(self, caller: Caller, name: str) -> tuple[McpServer, PolicyDecision]:
+        server = await self.connected(caller, name)
+        login = server.connection.login
+        context = {"shared": not (login and login.per_user)}
+        resource = _resource(caller, name, server.proposer)
+        return server, self._policy.authorize(caller, "AuthorizeMcpServer", resource, context)
+
     async def page(self, caller: Caller, after: str, size: int) -> tuple[list[McpServer], str]:
         """Up to `size` servers that the caller may read, and the name to go on after (empty: no more)."""
         found: list[McpServer] = []
@@ -159,13 +204,16 @@ class McpServers:
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Disconnect a server and remove its tools; raises like `find`."""
-        _, permission = await self.find(caller, name, "ManageMcpServer")
+        server, permission = await self.find(caller, name, "ManageMcpServer")
         async with transaction(self._pool) as conn:
             await store.lock_server(conn, caller.tenant, name)
             for tool in await tools.tools_of_server(conn, caller.tenant, name):
                 await tools.delete_tool(conn, caller.tenant, tool.declaration.name)
             await store.delete_server(conn, caller.tenant, name)
-            await self._record(conn, caller, "mcp.server.removed", name, {}, permission)
+            forgotten = await authorizations.remove_all(conn, caller.tenant, name)
+            data = {"authorizations": len(forgotten)} if forgotten else {}
+            await self._record(conn, caller, "mcp.server.removed", name, data, permission)
+        await self._logins.revoke(server, forgotten)
 
     async def listing(self, caller: Caller, name: str) -> Listing:
         """Ask the server what it offers and compare; what drifted can't be called from now on.

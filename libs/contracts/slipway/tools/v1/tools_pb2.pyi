@@ -50,6 +50,58 @@ SIDE_EFFECT_DESTRUCTIVE: SideEffect.ValueType  # 3
 """Removes or overwrites something, or can't be undone."""
 Global___SideEffect: _TypeAlias = SideEffect  # noqa: Y015
 
+class _McpAuthorizationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _McpAuthorizationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_McpAuthorizationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MCP_AUTHORIZATION_STATE_UNSPECIFIED: _McpAuthorizationState.ValueType  # 0
+    """Never sent."""
+    MCP_AUTHORIZATION_STATE_NONE: _McpAuthorizationState.ValueType  # 1
+    """Nobody has logged in. A server without declared `oauth` perhaps needs no login."""
+    MCP_AUTHORIZATION_STATE_VALID: _McpAuthorizationState.ValueType  # 2
+    """There are tokens."""
+    MCP_AUTHORIZATION_STATE_LOGIN_REQUIRED: _McpAuthorizationState.ValueType  # 3
+    """There were tokens, and they were refused or have ended, or the server asked for more scopes."""
+
+class McpAuthorizationState(_McpAuthorizationState, metaclass=_McpAuthorizationStateEnumTypeWrapper):
+    """McpAuthorizationState is where a login stands."""
+
+MCP_AUTHORIZATION_STATE_UNSPECIFIED: McpAuthorizationState.ValueType  # 0
+"""Never sent."""
+MCP_AUTHORIZATION_STATE_NONE: McpAuthorizationState.ValueType  # 1
+"""Nobody has logged in. A server without declared `oauth` perhaps needs no login."""
+MCP_AUTHORIZATION_STATE_VALID: McpAuthorizationState.ValueType  # 2
+"""There are tokens."""
+MCP_AUTHORIZATION_STATE_LOGIN_REQUIRED: McpAuthorizationState.ValueType  # 3
+"""There were tokens, and they were refused or have ended, or the server asked for more scopes."""
+Global___McpAuthorizationState: _TypeAlias = McpAuthorizationState  # noqa: Y015
+
+class _McpOAuthGrant:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _McpOAuthGrantEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_McpOAuthGrant.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MCP_O_AUTH_GRANT_UNSPECIFIED: _McpOAuthGrant.ValueType  # 0
+    """Unset: client credentials when there is a client secret, else the authorization code."""
+    MCP_O_AUTH_GRANT_CLIENT_CREDENTIALS: _McpOAuthGrant.ValueType  # 1
+    """The service itself is the client, without a person (RFC 6749, 4.4)."""
+    MCP_O_AUTH_GRANT_AUTHORIZATION_CODE: _McpOAuthGrant.ValueType  # 2
+    """A person logs in (RFC 6749, 4.1, with PKCE)."""
+
+class McpOAuthGrant(_McpOAuthGrant, metaclass=_McpOAuthGrantEnumTypeWrapper):
+    """McpOAuthGrant says how access tokens are got."""
+
+MCP_O_AUTH_GRANT_UNSPECIFIED: McpOAuthGrant.ValueType  # 0
+"""Unset: client credentials when there is a client secret, else the authorization code."""
+MCP_O_AUTH_GRANT_CLIENT_CREDENTIALS: McpOAuthGrant.ValueType  # 1
+"""The service itself is the client, without a person (RFC 6749, 4.4)."""
+MCP_O_AUTH_GRANT_AUTHORIZATION_CODE: McpOAuthGrant.ValueType  # 2
+"""A person logs in (RFC 6749, 4.1, with PKCE)."""
+Global___McpOAuthGrant: _TypeAlias = McpOAuthGrant  # noqa: Y015
+
 class _McpToolState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1244,6 +1296,7 @@ class McpServer(_message.Message):
     PROPOSER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
     server: _builtins.str
     """Name, first part of its tools' names: `server.tool`."""
     digest: _builtins.str
@@ -1262,6 +1315,10 @@ class McpServer(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Last change."""
 
+    @_builtins.property
+    def authorization(self) -> Global___McpAuthorization:
+        """Where its login stands for the caller; unset: it needs none."""
+
     def __init__(
         self,
         *,
@@ -1271,14 +1328,71 @@ class McpServer(_message.Message):
         proposer: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        authorization: Global___McpAuthorization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "connection", b"connection", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "create_time", b"create_time", "digest", b"digest", "proposer", b"proposer", "server", b"server", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization", "connection", b"connection", "create_time", b"create_time", "digest", b"digest", "proposer", b"proposer", "server", b"server", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___McpServer: _TypeAlias = McpServer  # noqa: Y015
+
+@_typing.final
+class McpAuthorization(_message.Message):
+    """McpAuthorization is a login at the authorization server of an MCP server. Tokens are never shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REFRESHABLE_FIELD_NUMBER: _builtins.int
+    PER_USER_FIELD_NUMBER: _builtins.int
+    AUTHORIZER_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    MISSING_SCOPES_FIELD_NUMBER: _builtins.int
+    state: Global___McpAuthorizationState.ValueType
+    """State."""
+    refreshable: _builtins.bool
+    """True when the access token is renewed without a person."""
+    per_user: _builtins.bool
+    """True when each person logs in for themselves."""
+    authorizer: _builtins.str
+    """Who logged in."""
+    issuer: _builtins.str
+    """Issuer of the tokens."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Of the access token; unset: the server told none."""
+
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes granted."""
+
+    @_builtins.property
+    def missing_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes that the server asked for since; the next login asks for them."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___McpAuthorizationState.ValueType = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        refreshable: _builtins.bool = ...,
+        per_user: _builtins.bool = ...,
+        authorizer: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        missing_scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorizer", b"authorizer", "expire_time", b"expire_time", "issuer", b"issuer", "missing_scopes", b"missing_scopes", "per_user", b"per_user", "refreshable", b"refreshable", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpAuthorization: _TypeAlias = McpAuthorization  # noqa: Y015
 
 @_typing.final
 class McpConnection(_message.Message):
@@ -1363,7 +1477,7 @@ class McpHttp(_message.Message):
 
     @_builtins.property
     def oauth(self) -> Global___McpOAuth:
-        """OAuth client credentials; unset: none."""
+        """How it gets access tokens; unset: by a login, if the server asks for one."""
 
     def __init__(
         self,
@@ -1382,7 +1496,7 @@ Global___McpHttp: _TypeAlias = McpHttp  # noqa: Y015
 
 @_typing.final
 class McpOAuth(_message.Message):
-    """McpOAuth gets access tokens for one MCP server: client credentials, with the server as resource (RFC 8707)."""
+    """McpOAuth gets access tokens for one MCP server, with the server as resource (RFC 8707)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1390,15 +1504,26 @@ class McpOAuth(_message.Message):
     CLIENT_SECRET_FIELD_NUMBER: _builtins.int
     ISSUER_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    PER_USER_FIELD_NUMBER: _builtins.int
+    AUDIENCES_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
-    """Client id."""
+    """Client id; empty with an authorization code: a client id metadata document or dynamic registration."""
     client_secret: _builtins.str
-    """`secret:NAME` of the client secret."""
+    """`secret:NAME` of the client secret; empty with an authorization code: a public client."""
     issuer: _builtins.str
-    """Issuer that the credentials belong to; they are sent to no other."""
+    """Issuer that the client belongs to; its credentials are sent to no other. Empty: the first that the server names."""
+    grant: Global___McpOAuthGrant.ValueType
+    """How tokens are got."""
+    per_user: _builtins.bool
+    """Each person logs in for themselves, instead of one for the tenant."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Scopes."""
+        """Scopes; empty with an authorization code: those that the server asks for."""
+
+    @_builtins.property
+    def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Audiences of access tokens that are this server's, beside its address."""
 
     def __init__(
         self,
@@ -1407,10 +1532,13 @@ class McpOAuth(_message.Message):
         client_secret: _builtins.str = ...,
         issuer: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
+        grant: Global___McpOAuthGrant.ValueType = ...,
+        per_user: _builtins.bool = ...,
+        audiences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "issuer", b"issuer", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "client_id", b"client_id", "client_secret", b"client_secret", "grant", b"grant", "issuer", b"issuer", "per_user", b"per_user", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1886,6 +2014,188 @@ class ApproveMcpToolsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApproveMcpToolsResponse: _TypeAlias = ApproveMcpToolsResponse  # noqa: Y015
+
+@_typing.final
+class BeginMcpLoginRequest(_message.Message):
+    """BeginMcpLoginRequest names a server and where the browser comes back to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    REDIRECT_URI_FIELD_NUMBER: _builtins.int
+    CLIENT_METADATA_URL_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Server."""
+    redirect_uri: _builtins.str
+    """Redirect URI: a loopback address of the person's machine, or the gateway's callback."""
+    client_metadata_url: _builtins.str
+    """Address of the client id metadata document; empty: there is none that others can reach."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        redirect_uri: _builtins.str = ...,
+        client_metadata_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_metadata_url", b"client_metadata_url", "redirect_uri", b"redirect_uri", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginMcpLoginRequest: _TypeAlias = BeginMcpLoginRequest  # noqa: Y015
+
+@_typing.final
+class BeginMcpLoginResponse(_message.Message):
+    """BeginMcpLoginResponse is what to open in a browser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_URL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PER_USER_FIELD_NUMBER: _builtins.int
+    authorization_url: _builtins.str
+    """Address to open."""
+    state: _builtins.str
+    """What comes back with the answer."""
+    issuer: _builtins.str
+    """Issuer at which the person logs in."""
+    per_user: _builtins.bool
+    """True when the person logs in for themselves, false: for the tenant."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes asked for."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until then it can be completed."""
+
+    def __init__(
+        self,
+        *,
+        authorization_url: _builtins.str = ...,
+        state: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        per_user: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_url", b"authorization_url", "expire_time", b"expire_time", "issuer", b"issuer", "per_user", b"per_user", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginMcpLoginResponse: _TypeAlias = BeginMcpLoginResponse  # noqa: Y015
+
+@_typing.final
+class CompleteMcpLoginRequest(_message.Message):
+    """CompleteMcpLoginRequest is the authorization response (RFC 6749, 4.1.2; RFC 9207)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    ISS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Server."""
+    state: _builtins.str
+    """State."""
+    code: _builtins.str
+    """Authorization code; empty: the login was refused."""
+    iss: _builtins.str
+    """Issuer that answered; empty: it did not tell."""
+    error: _builtins.str
+    """Error code, e.g. `access_denied`; empty: none."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        state: _builtins.str = ...,
+        code: _builtins.str = ...,
+        iss: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "iss", b"iss", "server", b"server", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteMcpLoginRequest: _TypeAlias = CompleteMcpLoginRequest  # noqa: Y015
+
+@_typing.final
+class CompleteMcpLoginResponse(_message.Message):
+    """CompleteMcpLoginResponse is the login."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def authorization(self) -> Global___McpAuthorization:
+        """The login."""
+
+    def __init__(
+        self,
+        *,
+        authorization: Global___McpAuthorization | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteMcpLoginResponse: _TypeAlias = CompleteMcpLoginResponse  # noqa: Y015
+
+@_typing.final
+class LogOutOfMcpServerRequest(_message.Message):
+    """LogOutOfMcpServerRequest names a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """Server."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogOutOfMcpServerRequest: _TypeAlias = LogOutOfMcpServerRequest  # noqa: Y015
+
+@_typing.final
+class LogOutOfMcpServerResponse(_message.Message):
+    """LogOutOfMcpServerResponse tells what became of the tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_FIELD_NUMBER: _builtins.int
+    revoked: _builtins.bool
+    """True when the authorization server has revoked them."""
+    def __init__(
+        self,
+        *,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogOutOfMcpServerResponse: _TypeAlias = LogOutOfMcpServerResponse  # noqa: Y015
 
 @_typing.final
 class CancelInvocationRequest(_message.Message):

@@ -105,6 +105,21 @@ class ToolsServiceStub:
                 request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.SerializeToString,
                 response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.FromString,
                 _registered_method=True)
+        self.BeginMcpLogin = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/BeginMcpLogin',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginResponse.FromString,
+                _registered_method=True)
+        self.CompleteMcpLogin = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/CompleteMcpLogin',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginResponse.FromString,
+                _registered_method=True)
+        self.LogOutOfMcpServer = channel.unary_unary(
+                '/slipway.tools.v1.ToolsService/LogOutOfMcpServer',
+                request_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerRequest.SerializeToString,
+                response_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerResponse.FromString,
+                _registered_method=True)
 
 
 class ToolsServiceServicer:
@@ -212,6 +227,28 @@ class ToolsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BeginMcpLogin(self, request, context):
+        """BeginMcpLogin starts an authorization-code login at the authorization server of an MCP server. Only who began it
+        can complete it, within ten minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteMcpLogin(self, request, context):
+        """CompleteMcpLogin redeems what the authorization server sent back. A login is over after the first attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogOutOfMcpServer(self, request, context):
+        """LogOutOfMcpServer forgets the tokens, and revokes them where the authorization server lets them be revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ToolsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -284,6 +321,21 @@ def add_ToolsServiceServicer_to_server(servicer, server):
                     servicer.ApproveMcpTools,
                     request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.FromString,
                     response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.SerializeToString,
+            ),
+            'BeginMcpLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginMcpLogin,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginResponse.SerializeToString,
+            ),
+            'CompleteMcpLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteMcpLogin,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginResponse.SerializeToString,
+            ),
+            'LogOutOfMcpServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogOutOfMcpServer,
+                    request_deserializer=slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerRequest.FromString,
+                    response_serializer=slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -665,6 +717,87 @@ class ToolsService:
             '/slipway.tools.v1.ToolsService/ApproveMcpTools',
             slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsRequest.SerializeToString,
             slipway_dot_tools_dot_v1_dot_tools__pb2.ApproveMcpToolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginMcpLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/BeginMcpLogin',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.BeginMcpLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteMcpLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/CompleteMcpLogin',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.CompleteMcpLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogOutOfMcpServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.tools.v1.ToolsService/LogOutOfMcpServer',
+            slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerRequest.SerializeToString,
+            slipway_dot_tools_dot_v1_dot_tools__pb2.LogOutOfMcpServerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,14 @@ class ToolsServiceStub:
     """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
     PERMISSION_DENIED when the caller is who connected the server.
     """
+    BeginMcpLogin: _grpc.UnaryUnaryMultiCallable[_tools_pb2.BeginMcpLoginRequest, _tools_pb2.BeginMcpLoginResponse]
+    """BeginMcpLogin starts an authorization-code login at the authorization server of an MCP server. Only who began it
+    can complete it, within ten minutes.
+    """
+    CompleteMcpLogin: _grpc.UnaryUnaryMultiCallable[_tools_pb2.CompleteMcpLoginRequest, _tools_pb2.CompleteMcpLoginResponse]
+    """CompleteMcpLogin redeems what the authorization server sent back. A login is over after the first attempt."""
+    LogOutOfMcpServer: _grpc.UnaryUnaryMultiCallable[_tools_pb2.LogOutOfMcpServerRequest, _tools_pb2.LogOutOfMcpServerResponse]
+    """LogOutOfMcpServer forgets the tokens, and revokes them where the authorization server lets them be revoked."""
 
 @_typing.type_check_only
 class ToolsServiceAsyncStub(ToolsServiceStub):
@@ -107,6 +115,14 @@ class ToolsServiceAsyncStub(ToolsServiceStub):
     """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
     PERMISSION_DENIED when the caller is who connected the server.
     """
+    BeginMcpLogin: _aio.UnaryUnaryMultiCallable[_tools_pb2.BeginMcpLoginRequest, _tools_pb2.BeginMcpLoginResponse]  # type: ignore[assignment]
+    """BeginMcpLogin starts an authorization-code login at the authorization server of an MCP server. Only who began it
+    can complete it, within ten minutes.
+    """
+    CompleteMcpLogin: _aio.UnaryUnaryMultiCallable[_tools_pb2.CompleteMcpLoginRequest, _tools_pb2.CompleteMcpLoginResponse]  # type: ignore[assignment]
+    """CompleteMcpLogin redeems what the authorization server sent back. A login is over after the first attempt."""
+    LogOutOfMcpServer: _aio.UnaryUnaryMultiCallable[_tools_pb2.LogOutOfMcpServerRequest, _tools_pb2.LogOutOfMcpServerResponse]  # type: ignore[assignment]
+    """LogOutOfMcpServer forgets the tokens, and revokes them where the authorization server lets them be revoked."""
 
 class ToolsServiceServicer(metaclass=_abc_1.ABCMeta):
     """ToolsService registers and invokes tools."""
@@ -228,5 +244,31 @@ class ToolsServiceServicer(metaclass=_abc_1.ABCMeta):
         """ApproveMcpTools pins tools as they were shown. ABORTED with MCP_TOOL_CHANGED when one is another by now,
         PERMISSION_DENIED when the caller is who connected the server.
         """
+
+    @_abc_1.abstractmethod
+    def BeginMcpLogin(
+        self,
+        request: _tools_pb2.BeginMcpLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.BeginMcpLoginResponse, _abc.Awaitable[_tools_pb2.BeginMcpLoginResponse]]:
+        """BeginMcpLogin starts an authorization-code login at the authorization server of an MCP server. Only who began it
+        can complete it, within ten minutes.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteMcpLogin(
+        self,
+        request: _tools_pb2.CompleteMcpLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.CompleteMcpLoginResponse, _abc.Awaitable[_tools_pb2.CompleteMcpLoginResponse]]:
+        """CompleteMcpLogin redeems what the authorization server sent back. A login is over after the first attempt."""
+
+    @_abc_1.abstractmethod
+    def LogOutOfMcpServer(
+        self,
+        request: _tools_pb2.LogOutOfMcpServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tools_pb2.LogOutOfMcpServerResponse, _abc.Awaitable[_tools_pb2.LogOutOfMcpServerResponse]]:
+        """LogOutOfMcpServer forgets the tokens, and revokes them where the authorization server lets them be revoked."""
 
 def add_ToolsServiceServicer_to_server(servicer: ToolsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
