@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 from slipway_cli.checks.finding import least
 from slipway_cli.checks.identity import Identity, skew
 from slipway_cli.supervisor.refusal import StartRefusedError
 from slipway_cli.supervisor.servers_file import RealServers, read_servers
 from slipway_testkit.scripted_server import ScriptedServer
 from slipway_testkit.servers.postgres import PostgresServer
+from slipway_testkit.servers.redis import valkey
 from slipway_testkit.servers.versitygw import S3Server
 
 IDENTITY = "identity: {issuer: 'https://id.example/realms/slipway', client_secret: hidden"
@@ -37,6 +39,12 @@ IDENTITY = "identity: {issuer: 'https://id.example/realms/slipway', client_secre
         ("identity: {issuer: 'https://id.example/realms/slipway'}", "identity lacks client_secret"),
         (IDENTITY + ", realm: x}", "identity has an unknown part 'realm'"),
         (IDENTITY + ", clients: slipway-cli}", "identity must name clients as a list"),
+        (IDENTITY + ", audience: []}", "identity must name audience as a list"),
+        (
+            IDENTITY + ", claims: {role: x}}",
+            "identity has an unknown part 'role' in its claims; known are",
+        ),
+        (IDENTITY + ", directory: {groups: 1}}", "identity must map names to text in its directory"),
         (IDENTITY.replace("slipway'", "slipway/'") + "}", "exactly as in tokens, without a slash"),
         (IDENTITY.replace("https", "http") + "}", "must have an https issuer"),
         (IDENTITY + ", ca_file: /nowhere.pem}", "ca_file /nowhere.pem that is not there"),
@@ -48,6 +56,18 @@ def test_a_wrong_servers_file_is_refused_by_key_without_its_secrets(tmp_path: Pa
     with pytest.raises(StartRefusedError, match=complaint) as refused:
         read_servers(file)
     assert "hidden" not in str(refused.value)
+
+
+def test_a_realm_with_names_of_its_own_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "servers.yaml"
+    text = IDENTITY + ", audience: [a, b], claims: {tenant: org}, directory: {tenant_attribute: org, groups: path}}"
+    file.write_text(text.replace("slipway'", "My%20Realm'"))
+    identity = read_servers(file).identity
+    assert identity is not None
+    assert (identity.audience, identity.claims) == (("a", "b"), {"tenant": "org"})
+    assert identity.directory_url == (
+        "keycloak+https://id.example/realms/My%20Realm?client_id=slipway-gateway&tenant_attribute=org&groups=path"
+    )
 
 
 @pytest.mark.parametrize("key", ["postgres", "redis", "bus", "vectors", "objects"])
@@ -92,6 +112,20 @@ async def test_wrong_passwords_and_missing_rights_are_told_by_key(
     assert "may not make databases and roles: name a superuser in the key `postgres`" in str(refused.value)
     assert "refuses the user or the password" in str(refused.value)
     assert "wrong" not in str(refused.value)
+
+
+async def test_servers_that_take_no_writes_are_told_by_key(database_url: str, postgres_server: PostgresServer) -> None:
+    admin = await asyncpg.connect(postgres_server.url())
+    await admin.execute(f"ALTER DATABASE {urlsplit(database_url).path[1:]} SET default_transaction_read_only = on")
+    await admin.close()
+    with valkey() as replica:
+        async with Redis.from_url(replica.url) as client:
+            await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        found = await RealServers(postgres=database_url, redis=replica.url, bus=replica.url).check()
+    assert [finding.level for finding in found] == ["fail"] * 3
+    assert "is set to take no writes (default_transaction_read_only): switch that off" in found[0].sentence
+    assert "is a replica and takes no writes: name its primary in the key `redis`" in found[1].sentence
+    assert "name its primary in the key `bus`" in found[2].sentence
 
 
 async def test_a_postgresql_without_pgvector_is_refused_with_the_package_to_install(debian_postgres_url: str) -> None:

@@ -34,6 +34,10 @@ async def check_redis(key: str, url: str, place: str) -> list[Finding]:
     kind = "Valkey" if "valkey_version" in info else "Redis"
     if not least(version, _REDIS):
         return [Finding("fail", key, f"{place} is {kind} {version}", f"use version {dotted(_REDIS)} or later")]
+    if info.get("role") == "slave":
+        return [
+            Finding("fail", key, f"{place} is a replica and takes no writes", f"name its primary in the key `{key}`")
+        ]
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         return [

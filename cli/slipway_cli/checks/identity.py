@@ -2,11 +2,12 @@
 
 import ssl
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 
@@ -14,6 +15,8 @@ from slipway_cli.checks.finding import Finding
 
 _SECONDS = 10.0
 _WORST_SKEW = 10.0  # what the gateway forgives of tokens' times, in seconds
+_CLAIMS = ("subject", "tenant", "roles", "groups", "client")
+_DIRECTORY = ("tenant_attribute", "groups", "roles_client")
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,18 @@ class Identity:
     issuer: str
     client_secret: str
     client_id: str = "slipway-gateway"
-    audience: str = "slipway"
+    audience: tuple[str, ...] = ("slipway",)
     clients: tuple[str, ...] = ("slipway-cli", "slipway-ci")
     ca_file: str = ""
+    claims: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Names of claims, of those that the realm calls otherwise: subject, tenant, roles, groups, client."""
+    directory: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Options of the gateway's DIRECTORY_URL: tenant_attribute, groups, roles_client."""
 
     @property
     def directory_url(self) -> str:
         """Where the gateway looks people up."""
-        return f"keycloak+{self.issuer}?client_id={self.client_id}"
+        return f"keycloak+{self.issuer}?{urlencode({'client_id': self.client_id, **self.directory})}"
 
 
 def wrong_identity(value: Any) -> str | None:
@@ -41,11 +48,8 @@ def wrong_identity(value: Any) -> str | None:
     for name, part in value.items():
         if name not in known:
             return f"has an unknown part {name!r}; known are {', '.join(known)}"
-        if name == "clients":
-            if not isinstance(part, list) or not part or not all(isinstance(one, str) and one for one in part):
-                return "must name clients as a list"
-        elif not isinstance(part, str) or not part:
-            return f"must have text as its {name}"
+        if wrong := _wrong_part(name, part):
+            return wrong
     for name in ("issuer", "client_secret"):
         if name not in value:
             return f"lacks {name}"
@@ -61,9 +65,30 @@ def wrong_identity(value: Any) -> str | None:
     return None
 
 
+def _wrong_part(name: str, part: Any) -> str | None:
+    if name in ("claims", "directory"):
+        known = _CLAIMS if name == "claims" else _DIRECTORY
+        if not isinstance(part, dict) or not all(_is_text(text) for text in part.values()):
+            return f"must map names to text in its {name}"
+        unknown = [option for option in part if option not in known]
+        return f"has an unknown part {unknown[0]!r} in its {name}; known are {', '.join(known)}" if unknown else None
+    if name == "clients" or (name == "audience" and isinstance(part, list)):
+        return None if isinstance(part, list) and part and all(map(_is_text, part)) else f"must name {name} as a list"
+    return None if _is_text(part) else f"must have text as its {name}"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def read_identity(value: dict[str, Any]) -> Identity:
     """The key's value, which `wrong_identity` found right."""
-    parts: dict[str, Any] = {**value, "clients": tuple(value.get("clients", Identity.clients))}
+    audience = value.get("audience", Identity.audience)
+    parts: dict[str, Any] = {
+        **value,
+        "clients": tuple(value.get("clients", Identity.clients)),
+        "audience": (audience,) if isinstance(audience, str) else tuple(audience),
+    }
     return Identity(**parts)
 
 

@@ -50,6 +50,11 @@ async def _look(connection: Any, place: str) -> list[Finding]:
     version = connection.get_server_version()
     if version.major < _LEAST:
         return [Finding("fail", "postgres", f"{place} is PostgreSQL {version.major}", f"use version {_LEAST} or later")]
+    if await connection.fetchval("SHOW transaction_read_only") == "on":
+        standby = await connection.fetchval("SELECT pg_is_in_recovery()")
+        what = "is a standby" if standby else "is set to take no writes (default_transaction_read_only)"
+        remedy = "name the primary in the key `postgres`" if standby else "switch that off"
+        return [Finding("fail", "postgres", f"{place} {what}", remedy)]
     found: list[Finding] = []
     may = await connection.fetchrow(
         "SELECT rolsuper, rolsuper OR rolcreatedb AS databases, rolsuper OR rolcreaterole AS roles"

@@ -207,7 +207,7 @@ class _Planner:
         identity = self._identity
         settings = {
             "OIDC_ISSUER": self._issuer,
-            "OIDC_AUDIENCE": identity.audience if identity else "slipway",
+            "OIDC_AUDIENCE": json.dumps(identity.audience if identity else ["slipway"]),
             "OIDC_AZP": json.dumps(identity.clients if identity else ["slipway-cli", "slipway-ci"]),
             "DIRECTORY_URL": identity.directory_url if identity else f"realm-file://{self._realm()}",
         }
@@ -216,6 +216,7 @@ class _Planner:
             write_private(secret, identity.client_secret)
             settings["DIRECTORY_SECRET_FILE"] = str(secret)
             if identity.ca_file:
+            settings |= {f"OIDC_{name.upper()}_CLAIM": claim for name, claim in identity.claims.items()}
                 settings["OIDC_CA_FILE"] = str(Path(identity.ca_file).absolute())
         return settings
 
