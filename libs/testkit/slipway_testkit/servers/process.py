@@ -1,7 +1,9 @@
 """A server process of the test session: started, waited for, killed, restarted and never left behind."""
 
+import itertools
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -22,11 +24,20 @@ class ServerUnavailable(Exception):
     """A server that a test asked for is not installed or did not become ready; the message says why."""
 
 
+# Below the ports that the kernel gives to connections and to servers that take any (from 32768): until a server listens
+# on its port nobody takes it but another session that draws the same. The workers of a session have parts of their own.
+_PART = 400
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+_ports = itertools.cycle(random.sample(range(10_000 + _WORKER * _PART, 10_000 + (_WORKER + 1) * _PART), _PART))
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that was free a moment ago. Whoever binds it must be ready to lose the race."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in itertools.islice(_ports, _PART):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerUnavailable("no port of 127.0.0.1 is free for a server")
 
 
 def accepts_connections(port: int) -> bool:
