@@ -19,6 +19,7 @@ from slipway.router.v1 import router_pb2 as pb
 from slipway.router.v1 import router_pb2_grpc
 from slipway_chassis.channel import connect, invoke, stream
 from slipway_testkit.provider import Exchange, Provider, Script, running
+from slipway_testkit.servers.redis import RedisServer
 from slipway_testkit.signing import SigningAuthority
 
 REPOSITORY = Path(__file__).parents[3]
@@ -125,12 +126,17 @@ class Router:
 def start_router(
     tmp_path_factory: pytest.TempPathFactory,
     new_database: Callable[[], str],
-    valkey_url: str,
+    valkey_server: RedisServer,
     signing: SigningAuthority,
     policy_dir: Path,
 ) -> Iterator[Callable[..., Router]]:
-    """Starts a router over a catalogue text and secrets; stopped at the end of the session."""
+    """Starts a router over a catalogue text and secrets; stopped at the end of the session.
+
+    Replicas, which are those on one database, share a database of Valkey too: what one test's models cool down from is
+    nothing to another's of the same name.
+    """
     started: list[Process] = []
+    caches: dict[str, str] = {}
 
     def start(catalogue: str, secrets: dict[str, str] | None = None, *, ready: bool = True, **settings: str) -> Router:
         folder = tmp_path_factory.mktemp("router")
@@ -138,10 +144,13 @@ def start_router(
         secrets_file = folder / "secrets.yaml"
         secrets_file.write_text(json.dumps(secrets or {}))
         secrets_file.chmod(0o600)
+        database = settings.pop("database_url", "") or new_database()
+        if database not in caches:
+            caches[database] = valkey_server.new_database()
         environment = {
-            "DATABASE_URL": settings.pop("database_url", "") or new_database(),
-            "REDIS_URL": valkey_url,
-            "BUS_URL": valkey_url,
+            "DATABASE_URL": database,
+            "REDIS_URL": caches[database],
+            "BUS_URL": valkey_server.url,
             "CALLER_JWKS_FILE": str(signing.jwks_file),
             "IDENTITY_TARGET": "127.0.0.1:1",
             "SERVICE_SECRET": "router-secret",

@@ -129,10 +129,10 @@ async def test_a_demand_that_the_kept_model_does_not_meet_is_not_answered_from_t
 
 
 async def test_answers_lie_encrypted_and_are_erased_with_whom_they_were_given_to(
-    client, provider, connect_to, start_router, valkey_url
+    client, provider, connect_to, start_router
 ):
     await client.chat("erased", text="a secret of alice")
-    redis = Redis.from_url(valkey_url)
+    redis = Redis.from_url(provider.router.environment["SLIPWAY_ROUTER_REDIS_URL"])
     kept = [await redis.get(key) async for key in redis.scan_iter("slipway:router:answer:*")]
     await redis.aclose()
     assert kept

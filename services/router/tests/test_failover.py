@@ -247,7 +247,8 @@ async def test_cooldowns_are_shared_with_other_replicas(provider, connect_to, st
     number = [script for script, _ in FAILURES].index("limited")
     with pytest.raises(SlipwayError):
         await client.chat(f"only-{number}")
-    replica = start_router(provider.router.catalogue.read_text(), {"scripted": "sk-scripted-key"})
+    redis = provider.router.environment["SLIPWAY_ROUTER_REDIS_URL"]
+    replica = start_router(provider.router.catalogue.read_text(), {"scripted": "sk-scripted-key"}, redis_url=redis)
     before = len(provider.seen(f"only-{number}"))
     with pytest.raises(SlipwayError) as caught:
         await connect_to(replica).chat(f"only-{number}")

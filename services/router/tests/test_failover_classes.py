@@ -94,6 +94,24 @@ async def half_characters(exchange):
     await exchange.delta("stop")
 
 
+def outrun(slow, quick):
+    """Two scripts, of which the second answers a moment after the first was asked, however late that came to it."""
+    asked = asyncio.Event()
+
+    async def first(exchange):
+        asked.set()
+        await slow(exchange)
+
+    async def second(exchange):
+        await asked.wait()
+        await asyncio.sleep(0.15)
+        await quick(exchange)
+
+    return first, second
+
+
+hang_first, ok_second = outrun(hang, says("fine"))
+hang_stream_first, stream_ok_second = outrun(hang_stream, streams(["fi", "ne"]))
 LONG = {"message": "This model's maximum context length is 1000 tokens.", "code": "context_length_exceeded"}
 FILTERED = {"message": "The response was filtered", "code": "content_filter"}
 SCRIPTS = {
@@ -117,7 +135,10 @@ SCRIPTS = {
     "silent": falls_silent,
     "hang": hang,
     "endless": endless,
-    "hang-stream": hang_stream,
+    "hang-first": hang_first,
+    "ok-second": ok_second,
+    "hang-stream-first": hang_stream_first,
+    "stream-ok-second": stream_ok_second,
     "half-characters": half_characters,
 }
 ROUTES = {
@@ -141,8 +162,8 @@ ROUTES = {
     "stream-second": ["stream-second"],
     "silent": ["silent", "stream-ok"],
     "one-deadline": ["hang", "hang", "hang", "ok"],
-    "hedged": ["hang", "ok"],
-    "hedged-stream": ["hang-stream", "stream-ok"],
+    "hedged": ["hang-first", "ok-second"],
+    "hedged-stream": ["hang-stream-first", "stream-ok-second"],
     "hedged-lost": ["hang", "text"],
     "half-characters": ["half-characters"],
     "endless": ["endless"],

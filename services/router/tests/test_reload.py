@@ -183,9 +183,12 @@ async def test_a_key_comes_from_the_environment(start_router, provider, connect_
     assert provider.seen["ok@first"][-1].headers["authorization"] == "Bearer sk-of-environment"
 
 
-async def test_one_probe_among_all_replicas_decides_whether_a_model_is_back(start_router, provider, connect_to):
+async def test_one_probe_among_all_replicas_decides_whether_a_model_is_back(
+    start_router, provider, connect_to, valkey_server
+):
     text = json.dumps(document(provider.port, probed="waits@probed"), indent=1)
-    replicas = [start_router(text, {"scripted": "sk-scripted-key"}) for _ in range(3)]
+    redis = valkey_server.new_database()
+    replicas = [start_router(text, {"scripted": "sk-scripted-key"}, redis_url=redis) for _ in range(3)]
     clients = [connect_to(replica) for replica in replicas]
     with pytest.raises(SlipwayError):
         await clients[0].chat("probed")

@@ -11,6 +11,8 @@ from redis import Redis
 
 from slipway_testkit.servers.process import ServerProcess, ServerUnavailable, accepts_connections, free_port
 
+_DATABASES = 1024
+
 
 @dataclass
 class RedisServer:
@@ -19,6 +21,7 @@ class RedisServer:
     process: ServerProcess
     port: int
     socket: Path
+    _last_database: int = 0
 
     @property
     def url(self) -> str:
@@ -29,6 +32,12 @@ class RedisServer:
     def socket_url(self) -> str:
         """The same over its Unix socket."""
         return f"unix://{self.socket}?db=0"
+
+    def new_database(self) -> str:
+        """Connection URL of an empty database that nobody else has; channels of pub/sub are those of all databases."""
+        self._last_database += 1
+        assert self._last_database < _DATABASES
+        return f"redis://127.0.0.1:{self.port}/{self._last_database}"
 
     def start(self) -> None:
         """Starts the server on its folder and waits for its port."""
@@ -88,6 +97,7 @@ def _run(name: str, program: str) -> Iterator[RedisServer]:
         "appendonly": "yes",
         "appendfsync": "always",
         "daemonize": "no",
+        "databases": str(_DATABASES),
     }
     command = [program]
     for option, value in options.items():
