@@ -86,7 +86,7 @@ async def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None
     await keeper.start(asyncio.Event())
     (before,) = keeper.records()
     os.kill(before.pid, signal.SIGKILL)
-    await until(lambda: bool(keeper.records()) and keeper.records()[0].pid != before.pid)
+    await until(lambda: any(record.pid != before.pid for record in keeper.records()))
     await until(lambda: _open(port))
     await keeper.stop()
     assert not _open(port)
