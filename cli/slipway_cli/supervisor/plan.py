@@ -215,8 +215,8 @@ class _Planner:
             secret = self._directory.keys / "directory-secret"
             write_private(secret, identity.client_secret)
             settings["DIRECTORY_SECRET_FILE"] = str(secret)
-            if identity.ca_file:
             settings |= {f"OIDC_{name.upper()}_CLAIM": claim for name, claim in identity.claims.items()}
+            if identity.ca_file:
                 settings["OIDC_CA_FILE"] = str(Path(identity.ca_file).absolute())
         return settings
 
