@@ -1,15 +1,19 @@
 """Settings of the gateway, from SLIPWAY_GATEWAY_* variables."""
 
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 from slipway_chassis.settings import ServiceSettings
+from slipway_chassis.tls import CertificateFiles, Certificates
 
 from slipway_gateway.oidc.discovery import is_trustworthy
+from slipway_gateway.services import ServiceSecrets
 
+_HTTP_TLS: Final = "SLIPWAY_GATEWAY_HTTP_TLS_"
 Nonempty = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -23,6 +27,8 @@ class GatewaySettings(ServiceSettings):
     service_secret: SecretStr = SecretStr("")
 
     http_listen: str = Field("127.0.0.1:8080", description="address of the HTTP API")
+    http_tls_cert_file: Path | None = Field(None, description="PEM of the HTTP API's certificate: with it https")
+    http_tls_key_file: Path | None = Field(None, description="PEM of its key; mode 0600")
     allowed_hosts: frozenset[Nonempty] = Field(
         frozenset({"localhost", "127.0.0.1", "[::1]"}), description='hosts that requests may name; `["*"]`: any'
     )
@@ -48,7 +54,7 @@ class GatewaySettings(ServiceSettings):
     directory_secret_file: Path | None = Field(None, description="the same in a file")
 
     signing_key_file: Path = Field(description="PEM of the key that signs internal tokens")
-    service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret")
+    service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret, or several")
     service_secrets_file: Path | None = Field(None, description="the same in a file")
     grant_lifetime: int = Field(30 * 86_400, ge=60, le=30 * 86_400, description="seconds that a run grant lives")
     api_key_roles: frozenset[Nonempty] = Field(
@@ -99,6 +105,22 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("set either SLIPWAY_GATEWAY_SERVICE_SECRETS or SLIPWAY_GATEWAY_SERVICE_SECRETS_FILE")
         return self
 
+    @model_validator(mode="after")
+    def _http_tls_is_whole(self) -> "GatewaySettings":
+        if (self.http_tls_cert_file is None) != (self.http_tls_key_file is None):
+            missing = "CERT" if self.http_tls_cert_file is None else "KEY"
+            raise ValueError(f"{_HTTP_TLS}{missing}_FILE is not set: https needs certificate and key")
+        # Files that cannot be used are told before anything is started.
+        _ = self.http_tls
+        return self
+
+    @cached_property
+    def http_tls(self) -> Certificates | None:
+        """The certificate of the HTTP API, or None: then it has no TLS. Raises TlsInvalid."""
+        if self.http_tls_cert_file is None or self.http_tls_key_file is None:
+            return None
+        return Certificates("http", CertificateFiles(_HTTP_TLS, self.http_tls_cert_file, self.http_tls_key_file))
+
     def read_directory_secret(self) -> str:
         """The secret of the directory's client. Raises ValueError with a sentence."""
         secret = self.directory_secret.get_secret_value()
@@ -108,13 +130,6 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("set SLIPWAY_GATEWAY_DIRECTORY_SECRET or SLIPWAY_GATEWAY_DIRECTORY_SECRET_FILE")
         return secret
 
-    def read_service_secrets(self) -> dict[str, str]:
-        """Service to secret. Raises ValueError with a sentence."""
-        text = self.service_secrets_file.read_text() if self.service_secrets_file else None
-        secrets = json.loads(self.service_secrets.get_secret_value() if text is None else text)
-        if not isinstance(secrets, dict):
-            raise ValueError("the service secrets are not a JSON object")
-        for service, secret in secrets.items():
-            if not isinstance(secret, str) or len(secret) < 16:
-                raise ValueError(f"the secret of {service} is shorter than 16 characters")
-        return secrets
+    def read_service_secrets(self) -> ServiceSecrets:
+        """The services' secrets. Raises ValueError with a sentence."""
+        return ServiceSecrets(self.service_secrets.get_secret_value(), file=self.service_secrets_file)

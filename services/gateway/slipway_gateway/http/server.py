@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 import uvicorn
+from slipway_chassis.tls import Certificates
 from starlette.types import ASGIApp
 
 from slipway_gateway.http.protocol import BoundedHttpProtocol
@@ -62,8 +63,19 @@ def listen(address: str) -> socket.socket:
 class HttpServer:
     """Serves an application on a bound socket until it is cancelled; then requests in flight get their time."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, grace: float, stopping: asyncio.Event) -> None:
-        """`grace` in seconds; `stopping` is set when the end begins, so that long streams can end by themselves."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        grace: float,
+        stopping: asyncio.Event,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """`grace` in seconds; `stopping` is set when the end begins, so that long streams can end by themselves.
+
+        With `certificates` it is https.
+        """
         config = uvicorn.Config(
             app,
             http=BoundedHttpProtocol,
@@ -75,6 +87,7 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(grace)),
+            ssl_context_factory=(lambda _config, _default: certificates.listener) if certificates else None,
         )
         self._server = _Server(config)
         self._listener = listener
