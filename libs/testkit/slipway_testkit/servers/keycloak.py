@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -47,7 +48,7 @@ class KeycloakServer:
 
     def issuer(self, realm: str = "slipway") -> str:
         """The `iss` of a realm's tokens."""
-        return f"{self.url}/realms/{realm}"
+        return f"{self.url}/realms/{quote(realm)}"
 
     def directory_url(self, realm: str = "slipway", options: str = "client_id=slipway-gateway") -> str:
         """The realm as the gateway's setting DIRECTORY_URL names it."""
@@ -72,7 +73,7 @@ class KeycloakServer:
         with httpx.Client(trust_env=False, timeout=30) as web:
             token = web.post(f"{self.issuer('master')}/protocol/openid-connect/token", data=form)
             headers = {"authorization": f"Bearer {token.raise_for_status().json()['access_token']}"}
-            address = f"{self.url}/admin/realms" + (f"/{realm}{path}" if realm else path)
+            address = f"{self.url}/admin/realms" + (f"/{quote(realm)}{path}" if realm else path)
             answer = web.request(method, address, json=body, headers=headers).raise_for_status()
         return answer.json() if answer.content else None
 
