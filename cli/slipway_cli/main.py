@@ -9,6 +9,7 @@ from slipway_cli.commands import (
     agents,
     approvals,
     audit,
+    backup,
     budgets,
     doctor,
     identity,
@@ -46,6 +47,8 @@ app.command()(money.usage)
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(identity.login)
 app.command()(identity.logout)
 app.command()(identity.token)

@@ -31,6 +31,8 @@ class StackState:
     ready: bool = False
     # Address of the PostgreSQL server, without user and password.
     postgres: str = ""
+    # Address of the Redis or Valkey that keeps sessions, without user and password.
+    redis: str = ""
     processes: list[ProcessRecord] = field(default_factory=list[ProcessRecord])
 
 

@@ -13,7 +13,7 @@ from slipway_cli.supervisor.data_dir import DataDir, Secrets, write_private
 from slipway_cli.supervisor.ports import LOOPBACK, free_ports
 from slipway_cli.supervisor.probes import http_ok
 from slipway_cli.supervisor.refusal import StartRefusedError
-from slipway_cli.supervisor.servers_file import RealServers
+from slipway_cli.supervisor.servers_file import RealServers, without_user
 from slipway_cli.supervisor.spec import ProcessSpec
 
 _SERVICES = ("gateway", "router", "orchestrator", "memory", "tools", "audit")
@@ -60,6 +60,7 @@ class Plan:
     url: str
     issuer: str
     postgres: str
+    redis: str
 
 
 async def make_plan(directory: DataDir, options: Options) -> Plan:
@@ -121,7 +122,7 @@ class _Planner:
         # Workers migrate nothing: the orchestrator's database is ready when its API is.
         processes += [self._worker(number) for number in range(1, self._options.workers + 1)]
         url = f"http://{LOOPBACK}:{self._options.port}"
-        return Plan(tuple(processes), url, self._issuer, self._postgres.address)
+        return Plan(tuple(processes), url, self._issuer, self._postgres.address, without_user(self._redis))
 
     def _listen(self, key: str) -> str:
         return f"{LOOPBACK}:{self._port[key]}"

@@ -89,6 +89,12 @@ def _place(url: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def without_user(url: str) -> str:
+    """A URL without its user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _without_secrets(finding: Finding) -> Finding:
     # Libraries' messages are passed on, and some of them quote the URL.
     return Finding(finding.level, finding.subject, _SECRET.sub("//", finding.text), finding.remedy)

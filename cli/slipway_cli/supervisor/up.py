@@ -69,7 +69,7 @@ class _Stack:
         self._events = events
         self._console = console
         self._supervisor = Supervisor(plan.processes, logs=directory.logs, events=events)
-        self._state = StackState(os.getpid(), plan.url, plan.issuer, postgres=plan.postgres)
+        self._state = StackState(os.getpid(), plan.url, plan.issuer, postgres=plan.postgres, redis=plan.redis)
         self._changed = asyncio.Event()
 
     async def run(self, tour: Tour | None) -> int:

@@ -1,0 +1,1 @@
+"""Backups of a whole installation, and new installations made of them."""

@@ -1,0 +1,148 @@
+"""`slipway backup` and `slipway restore`: what can't be used is told before anything is written."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from slipway_cli.backup import archive, installation, keys
+from slipway_cli.backup.archive import Manifest
+from slipway_cli.main import app
+from slipway_cli.supervisor.data_dir import SERVICES, DataDir
+from typer.testing import CliRunner
+
+PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def key_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Keys and secrets of an installation."""
+    directory = DataDir(tmp_path_factory.mktemp("keys") / "data")
+    directory.acquire()
+    directory.secrets()
+    for name in ("gateway", "audit"):
+        command = [sys.executable, "-m", f"slipway_{name}.keys", "init", str(directory.keys / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    directory.release()
+    return installation.key_files(directory.path)
+
+
+@pytest.fixture
+def backup(tmp_path: Path, key_files: dict[str, bytes]) -> Path:
+    """A whole backup, of databases that have no migration yet; its keys are beside it."""
+    folder = tmp_path / "backup"
+    (folder / "databases").mkdir(parents=True)
+    for service in SERVICES:
+        (folder / "databases" / f"{service}.dump").write_bytes(b"PGDMP" + bytes(100))
+    (folder / "sessions.jsonl").touch()
+    migrations: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
+    archive.finish(folder, Manifest("2026-11-25T12:00:00.000Z", 18, migrations, installation.fingerprints(key_files)))
+    keys.write(tmp_path / "backup.keys", key_files, None)
+    return folder
+
+
+@pytest.fixture
+def restore(backup: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs the command, which must refuse, and leave everything as it was; answers with its sentence."""
+
+    def run(*arguments: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        result = CliRunner().invoke(app, ["restore", str(backup), "--data-dir", str(tmp_path / "new"), *arguments])
+        assert (result.exit_code, result.exception is None or isinstance(result.exception, SystemExit)) == (1, True)
+        assert sorted(tmp_path.rglob("*")) == before
+        return result.stderr
+
+    return run
+
+
+def test_a_backup_that_was_cut_off_or_changed_is_refused(backup: Path, restore: Callable[..., str]) -> None:
+    dump = backup / "databases" / "memory.dump"
+    dump.write_bytes(dump.read_bytes()[:-1])
+    assert f"{dump} is not as it was written (cut off or changed): fetch the backup again" in restore()
+    dump.unlink()
+    assert f"{dump} is missing: fetch the backup again" in restore()
+    sums = backup / "SHA256SUMS"
+    sums.write_text(sums.read_text().partition("\n")[2])
+    assert f"{sums} is damaged" in restore()
+    (backup / "manifest.json").unlink()
+    assert "was not finished; take another" in restore()
+
+
+def test_the_sums_are_those_that_everybody_can_check(backup: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=backup, check=True, capture_output=True)
+
+
+def test_keys_that_are_missing_open_cut_off_or_of_another_backup_are_refused(
+    backup: Path, restore: Callable[..., str], tmp_path: Path, key_files: dict[str, bytes]
+) -> None:
+    file = tmp_path / "backup.keys"
+    file.chmod(0o644)
+    assert f"{file} can be read by others: chmod 600" in restore()
+    file.chmod(0o600)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    assert f"{file} is cut off, or holds no keys of a backup" in restore()
+    file.unlink()
+    assert "name their file by --keys; without them the data can't be used" in restore()
+    keys.write(file, {name: text for name, text in key_files.items() if name != installation.LOG_KEY}, None)
+    assert "lack keys/audit/log.key" in restore()
+    file.unlink()
+    secrets = json.loads(key_files["secrets.json"])
+    secrets["data_keys"]["memory"] = secrets["data_keys"]["audit"]
+    keys.write(file, {**key_files, "secrets.json": json.dumps(secrets).encode()}, None)
+    assert f"the data key of memory in {file} is not that of this backup" in restore()
+
+
+def test_encrypted_keys_open_with_their_passphrase_alone(
+    backup: Path, restore: Callable[..., str], tmp_path: Path, key_files: dict[str, bytes]
+) -> None:
+    file, passphrase = tmp_path / "backup.keys", tmp_path / "passphrase"
+    file.unlink()
+    keys.write(file, key_files, PASSPHRASE)
+    assert b"PRIVATE" not in file.read_bytes()
+    assert keys.read(file, PASSPHRASE) == key_files
+    assert f"{file} is encrypted: name the file of its passphrase by --passphrase-file" in restore()
+    passphrase.write_text(f"{PASSPHRASE}!\n")
+    assert "does not open: the passphrase is another" in restore("--passphrase-file", str(passphrase))
+    passphrase.write_text("short\n")
+    assert "is shorter than 12 characters" in restore("--passphrase-file", str(passphrase))
+
+
+def test_a_backup_of_another_format_or_a_newer_release_is_refused(
+    backup: Path, restore: Callable[..., str], key_files: dict[str, bytes]
+) -> None:
+    migrations: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
+    migrations["router"] = {"9999_later.sql": "0" * 64}
+    marks = installation.fingerprints(key_files)
+    archive.finish(backup, Manifest("2026-11-25T12:00:00.000Z", 18, migrations, marks))
+    assert "its database of router has the migration 9999_later.sql, which this one does not know" in restore()
+    manifest = backup / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    assert "has format 2, this release reads 1: restore it with the release that made it" in restore()
+
+
+def test_an_installation_that_is_there_is_not_written_over(restore: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "secrets.json").write_text("{}")
+    assert f"{tmp_path / 'new'} is not empty: a backup makes a new installation" in restore()
+
+
+def test_without_an_installation_or_its_servers_there_is_no_backup(tmp_path: Path) -> None:
+    def refused(data_dir: Path) -> str:
+        result = CliRunner().invoke(app, ["backup", str(tmp_path / "backup"), "--data-dir", str(data_dir)])
+        assert result.exit_code == 1
+        assert not (tmp_path / "backup").exists()
+        return result.stderr
+
+    data_dir = tmp_path / "data"
+    assert f"{data_dir} holds no installation" in refused(data_dir)
+    directory = DataDir(data_dir)
+    directory.acquire()
+    directory.secrets()
+    directory.release()
+    assert "uses servers of yours: name their file by --servers" in refused(data_dir)
+    for name in ("postgres", "valkey"):
+        (data_dir / name).mkdir()
+    assert f"the embedded servers of {data_dir} do not run: start the stack" in refused(data_dir)
