@@ -4,9 +4,11 @@ A sealed text is ``version (1) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM``;
 with it. The subject's key lies in ``subject_key``, wrapped the same way under the service's data key. After an erasure
 the key id of older texts matches no row: that is how they are known to be erased, also when the subject came back and
 has a new key.
+
+The data key is rotated while services run: several may be given, of which the first wraps and all unwrap. Subjects'
+keys are few and small, so they are wrapped anew at once (`python -m slipway_chassis.rewrap`), and the texts never.
 """
 
-import base64
 import os
 import time
 from collections import OrderedDict
@@ -18,7 +20,9 @@ import asyncpg
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from slipway_chassis.data_key import parse_data_keys
 from slipway_chassis.errors import Internal, NotFound
+from slipway_chassis.postgres import transaction
 
 _VERSION = b"\x01"
 _ID_BYTES, _NONCE_BYTES, _KEY_BYTES = 16, 12, 32
@@ -26,6 +30,14 @@ _HEAD_BYTES = 1 + _ID_BYTES + _NONCE_BYTES
 _CACHED_KEYS = 10_000
 # Seconds for which another process may go on with a key that was erased. What it seals in that time is erased as well.
 CACHE_SECONDS = 30.0
+
+
+_REWRAPPED_AT_ONCE = 200
+_PAGE = """
+SELECT tenant, subject, key_id, wrapped_key FROM subject_key
+WHERE (tenant, subject) > ($1, $2) ORDER BY tenant, subject LIMIT $3 FOR UPDATE
+"""
+_REWRAP = "UPDATE subject_key SET wrapped_key = $1 WHERE tenant = $2 AND subject = $3"
 
 
 class SubjectErased(NotFound):
@@ -54,12 +66,9 @@ class SubjectKeys:
     """Seals and opens texts of subjects. ``conn`` is a connection or a pool; a new key commits with its transaction."""
 
     def __init__(self, pool: asyncpg.Pool, data_key: str) -> None:
-        """``data_key`` is base64 of 32 bytes; ValueError otherwise."""
-        raw = base64.b64decode(data_key, validate=True)
-        if len(raw) != _KEY_BYTES:
-            raise ValueError("the data key must be 32 bytes")
+        """``data_key``: see `parse_data_keys`, which raises ValueError."""
         self._pool = pool
-        self._wrapping = AESGCM(raw)
+        self._wrapping, *self._retired = (AESGCM(raw) for raw in parse_data_keys(data_key))
         self._cache: OrderedDict[tuple[str, str], _Key] = OrderedDict()
         # Keys made here whose transaction may still roll back: key id and the transaction's id. To use one of them
         # after a rollback would seal texts that nobody can ever open.
@@ -99,6 +108,35 @@ class SubjectKeys:
             "DELETE FROM subject_key WHERE tenant = $1 AND subject = $2 RETURNING true", tenant, subject
         )
         return deleted is not None
+
+    async def rewrap(self) -> tuple[int, int]:
+        """Wrap subjects' keys under the first data key; how many were not, and how many there are.
+
+        Raises SealBroken at the first key that no data key opens; what was wrapped before stays so.
+        """
+        last, wrapped, seen = ("", ""), 0, 0
+        while True:
+            async with transaction(self._pool) as conn:
+                rows = await conn.fetch(_PAGE, *last, _REWRAPPED_AT_ONCE)
+                for row in rows:
+                    if new := self._wrapped_anew(row):
+                        wrapped += 1
+                        await conn.execute(_REWRAP, new, row["tenant"], row["subject"])
+            seen += len(rows)
+            if not rows:
+                return wrapped, seen
+            last = rows[-1]["tenant"], rows[-1]["subject"]
+
+    def _wrapped_anew(self, row: Any) -> bytes | None:
+        wrapped = row["wrapped_key"]
+        context = _context(row["tenant"], row["subject"], row["key_id"])
+        nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
+        try:
+            self._wrapping.decrypt(nonce, sealed, context)
+        except InvalidTag:
+            nonce = os.urandom(_NONCE_BYTES)
+            return nonce + self._wrapping.encrypt(nonce, self._open_wrapped(wrapped, context), context)
+        return None
 
     def _cached(self, tenant: str, subject: str) -> _Key | None:
         key = self._cache.get((tenant, subject))
@@ -146,13 +184,17 @@ class SubjectKeys:
         return _Key(key_id, AESGCM(raw), context, 0)
 
     def _unwrap(self, tenant: str, subject: str, key_id: bytes, wrapped: bytes) -> _Key:
-        nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
         context = _context(tenant, subject, key_id)
-        try:
-            raw = self._wrapping.decrypt(nonce, sealed, context)
-        except InvalidTag as error:
-            raise SealBroken("the subject's key does not open with this data key") from error
+        raw = self._open_wrapped(wrapped, context)
         return _Key(key_id, AESGCM(raw), context, time.monotonic() + CACHE_SECONDS)
+
+    def _open_wrapped(self, wrapped: bytes, context: bytes) -> bytes:
+        for wrapping in (self._wrapping, *self._retired):
+            try:
+                return wrapping.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], context)
+            except InvalidTag:
+                continue
+        raise SealBroken("the subject's key does not open with this data key")
 
     def _keep(self, tenant: str, subject: str, key: _Key) -> None:
         self._cache[tenant, subject] = key

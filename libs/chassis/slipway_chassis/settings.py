@@ -1,7 +1,5 @@
 """Settings from the environment, one frozen class per service. Secrets have no defaults and never show in a repr."""
 
-import base64
-import binascii
 import json
 import sys
 from functools import cached_property
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from slipway_chassis.data_key import parse_data_keys
 from slipway_chassis.tls import CertificateFiles, ServiceTls
 
 S = TypeVar("S", bound=BaseSettings)
@@ -35,7 +34,7 @@ class CoreSettings(BaseSettings):
     identity_target: str = Field(description="gRPC target of slipway.identity.v1 (the gateway)")
     service_secret: SecretStr = Field(description="secret of the service's principal")
     policy_dir: Path = Field(description="folder of the Cedar policies")
-    data_key: SecretStr = Field(description="base64 of the 32 bytes that wrap the subjects' keys")
+    data_key: SecretStr = Field(description="base64 of 32 bytes, which wrap subjects' keys; several with commas")
     otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint of the trace collector; empty: no traces")
     tls_cert_file: Path | None = Field(
         None, description="PEM of the service's certificate: with it calls between services go over mutual TLS"
@@ -88,11 +87,9 @@ class CoreSettings(BaseSettings):
     @classmethod
     def _is_32_bytes(cls, value: SecretStr) -> SecretStr:
         try:
-            size = len(base64.b64decode(value.get_secret_value(), validate=True))
-        except binascii.Error as error:
+            parse_data_keys(value.get_secret_value())
+        except ValueError as error:
             raise ValueError("must be base64 of 32 bytes") from error
-        if size != 32:
-            raise ValueError("must be base64 of 32 bytes")
         return value
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+import os
+import subprocess
+import sys
 
 import asyncpg
 import pytest
@@ -130,3 +133,63 @@ async def test_two_processes_that_meet_a_new_subject_agree_on_one_key(
     many = [keys, *(SubjectKeys(pool, data_key) for _ in range(7))]
     sealed = await asyncio.gather(*(each.encrypt(pool, "acme", "alice", TEXT) for each in many))
     assert [await keys.decrypt(pool, "acme", "alice", text) for text in sealed] == [TEXT] * 8
+
+
+async def test_a_data_key_is_rotated_while_processes_seal_and_open(
+    pool: asyncpg.Pool, data_key: str, database_url: str
+) -> None:
+    """Processes are replaced one after the other: at every moment old and new ones open what any of them seals."""
+    old, new = data_key, base64.b64encode(b"n" * 32).decode()
+    sealed: dict[str, bytes] = {}
+
+    async def traffic(*processes: str) -> None:
+        for number, setting in enumerate(processes):
+            subject = f"subject-{len(sealed)}-{number}"
+            sealed[subject] = await SubjectKeys(pool, setting).encrypt(pool, "acme", subject, TEXT)
+        for subject, text in sealed.items():
+            for setting in processes:
+                assert await SubjectKeys(pool, setting).decrypt(pool, "acme", subject, text) == TEXT
+
+    both, turned = f"{old},{new}", f"{new},{old}"
+    await traffic(old)
+    await traffic(old, both)
+    await traffic(both, turned)
+    environment = {**os.environ, "SLIPWAY_TOOLS_DATABASE_URL": database_url, "SLIPWAY_TOOLS_DATA_KEY": turned}
+    command = [sys.executable, "-m", "slipway_chassis.rewrap", "tools"]
+    ended = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "4 of 5 keys of tools wrapped under the first data key\n"), ended
+    await traffic(turned, new)
+    assert await SubjectKeys(pool, new).rewrap() == (0, len(sealed))
+    with pytest.raises(SealBroken):
+        await SubjectKeys(pool, old).rewrap()
+
+
+async def test_a_login_of_a_database_is_replaced_while_both_are_used(database_url: str, pool: asyncpg.Pool) -> None:
+    """The password of one login cannot be two, but there can be two logins that act as one owner."""
+    owner = f"owner_{os.urandom(4).hex()}"
+    await pool.execute(f"CREATE ROLE {owner}")
+    schema = await pool.fetchval("SELECT current_database()")
+    await pool.execute(
+        f'GRANT CREATE, CONNECT ON DATABASE "{schema}" TO {owner}; GRANT ALL ON SCHEMA public TO {owner}'
+    )
+    logins = [f"{owner}_{name}" for name in ("a", "b")]
+    try:
+        for login in logins:
+            await pool.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{login}' IN ROLE {owner}")
+            await pool.execute(f"ALTER ROLE {login} SET role = {owner}")
+        first, second = [await asyncpg.connect(database_url, user=login, password=login) for login in logins]
+        await first.execute("CREATE TABLE mine (n int)")
+        await second.execute("INSERT INTO mine VALUES (1); ALTER TABLE mine ADD COLUMN m int")
+        await pool.execute(f"ALTER ROLE {logins[0]} NOLOGIN")
+        # What is open stays; nobody comes in by the old login any more.
+        await first.execute("INSERT INTO mine VALUES (2)")
+        with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+            await asyncpg.connect(database_url, user=logins[0], password=logins[0])
+        assert await second.fetchval("SELECT count(*) FROM mine") == 2
+        assert await second.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = 'mine'") == owner
+        for connection in (first, second):
+            await connection.close()
+    finally:
+        await pool.execute("DROP TABLE IF EXISTS mine")
+        for role in (*logins, owner):
+            await pool.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

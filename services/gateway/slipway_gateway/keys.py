@@ -3,6 +3,9 @@
 `python -m slipway_gateway.keys init DIR` makes DIR/signing.pem (private, mode 0600, the gateway's alone) and
 DIR/jwks.json (public, for every service); run again it changes nothing. `… rotate DIR` makes a new key; the public part
 of the old one stays in jwks.json until the last run grant that it signed has ended.
+
+Where jwks.json reaches other machines later than signing.pem does, `… prepare DIR` comes first: it makes the next key
+(DIR/next.pem, private) and publishes its public part, and `rotate` then takes that one, once everybody has jwks.json.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 SIGNING_KEY_NAME: Final = "signing.pem"
 JWKS_NAME: Final = "jwks.json"
+NEXT_KEY_NAME: Final = "next.pem"
 # Run grants live for up to 30 days; a day more for clocks and slow files.
 RETIRED_KEY_SECONDS: Final = 31 * 86_400
 
@@ -112,18 +116,34 @@ def init(directory: Path) -> SigningKey:
     return key
 
 
+def prepare(directory: Path) -> SigningKey:
+    """Makes the next signing key, unless there is one, and publishes its public part: nobody signs with it yet."""
+    init(directory)
+    file = directory / NEXT_KEY_NAME
+    if not file.exists():
+        _write(file, _pem(Ed25519PrivateKey.generate()), 0o600)
+    key = load_signing_key(file)
+    entries = _read_jwks(directory / JWKS_NAME)
+    if all(entry.get("kid") != key.key_id for entry in entries):
+        _write_jwks(directory / JWKS_NAME, [*entries, public_jwk(key.private.public_key())])
+    return key
+
+
 def rotate(directory: Path) -> SigningKey:
-    """Makes a new signing key. The JWKS is written first, so that no token is signed with a key nobody knows."""
+    """Signs with a new key from now on, the prepared one if there is one.
+
+    The JWKS is written first, so that no token is signed with a key nobody knows.
+    """
     old = init(directory)
-    new = Ed25519PrivateKey.generate()
+    new = prepare(directory)
     now = int(time.time())
     kept = [entry for entry in _read_jwks(directory / JWKS_NAME) if entry.get("exp", now + 1) > now]
     for entry in kept:
         if entry.get("kid") == old.key_id:
             entry["exp"] = now + RETIRED_KEY_SECONDS
-    _write_jwks(directory / JWKS_NAME, [public_jwk(new.public_key()), *kept])
-    _write(directory / SIGNING_KEY_NAME, _pem(new), 0o600)
-    return load_signing_key(directory / SIGNING_KEY_NAME)
+    _write_jwks(directory / JWKS_NAME, kept)
+    (directory / NEXT_KEY_NAME).replace(directory / SIGNING_KEY_NAME)
+    return new
 
 
 class KeyRing:
@@ -211,13 +231,13 @@ def _from_base64url(text: str) -> bytes:
 
 
 def main() -> int:
-    """Command line: prints the `kid` of the key in force."""
+    """Command line: prints the `kid` of the key in force, or of the one prepared."""
     parser = argparse.ArgumentParser(prog="slipway_gateway.keys", description="The gateway's signing key")
-    parser.add_argument("command", choices=["init", "rotate"])
+    parser.add_argument("command", choices=["init", "prepare", "rotate"])
     parser.add_argument("directory", type=Path)
     arguments = parser.parse_args()
     try:
-        key = (init if arguments.command == "init" else rotate)(arguments.directory)
+        key = {"init": init, "prepare": prepare, "rotate": rotate}[arguments.command](arguments.directory)
     except (KeyFileUnusable, OSError) as error:
         sys.stderr.write(f"slipway-gateway keys: {error}\n")
         return 2

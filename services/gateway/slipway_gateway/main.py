@@ -42,7 +42,6 @@ from slipway_gateway.rate_limits import RatePolicy
 from slipway_gateway.rate_store import RedisRateLimiter
 from slipway_gateway.run_grants import RunGrants
 from slipway_gateway.servicer import PUBLIC_METHODS, IdentityServicer
-from slipway_gateway.services import ServiceSecrets
 from slipway_gateway.settings import GatewaySettings
 from slipway_gateway.store import PostgresApiKeyStore, PostgresRevocations
 
@@ -52,7 +51,7 @@ async def serve(settings: GatewaySettings) -> None:
     telemetry.setup("gateway", settings.otlp_endpoint, settings.log_level)
     listener = listen(settings.http_listen)
     keys = KeyRing(settings.signing_key_file, settings.caller_jwks_file)
-    secrets = ServiceSecrets(settings.read_service_secrets())
+    secrets = settings.read_service_secrets()
     policies = PolicyEngine(settings.policy_dir)
     web = httpx.AsyncClient(limits=httpx.Limits(max_connections=16), trust_env=False, verify=_trust(settings))
     issuer_keys = IssuerKeys(key_fetcher(web, issuer=settings.oidc_issuer, jwks_url=settings.oidc_jwks_url))

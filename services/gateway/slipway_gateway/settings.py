@@ -11,6 +11,7 @@ from slipway_chassis.settings import ServiceSettings
 from slipway_chassis.tls import CertificateFiles, Certificates
 
 from slipway_gateway.oidc.discovery import is_trustworthy
+from slipway_gateway.services import ServiceSecrets
 
 _HTTP_TLS: Final = "SLIPWAY_GATEWAY_HTTP_TLS_"
 Nonempty = Annotated[str, StringConstraints(min_length=1)]
@@ -53,7 +54,7 @@ class GatewaySettings(ServiceSettings):
     directory_secret_file: Path | None = Field(None, description="the same in a file")
 
     signing_key_file: Path = Field(description="PEM of the key that signs internal tokens")
-    service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret")
+    service_secrets: SecretStr = Field(SecretStr(""), description="JSON object: service to secret, or several")
     service_secrets_file: Path | None = Field(None, description="the same in a file")
     grant_lifetime: int = Field(30 * 86_400, ge=60, le=30 * 86_400, description="seconds that a run grant lives")
     api_key_roles: frozenset[Nonempty] = Field(
@@ -129,13 +130,6 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("set SLIPWAY_GATEWAY_DIRECTORY_SECRET or SLIPWAY_GATEWAY_DIRECTORY_SECRET_FILE")
         return secret
 
-    def read_service_secrets(self) -> dict[str, str]:
-        """Service to secret. Raises ValueError with a sentence."""
-        text = self.service_secrets_file.read_text() if self.service_secrets_file else None
-        secrets = json.loads(self.service_secrets.get_secret_value() if text is None else text)
-        if not isinstance(secrets, dict):
-            raise ValueError("the service secrets are not a JSON object")
-        for service, secret in secrets.items():
-            if not isinstance(secret, str) or len(secret) < 16:
-                raise ValueError(f"the secret of {service} is shorter than 16 characters")
-        return secrets
+    def read_service_secrets(self) -> ServiceSecrets:
+        """The services' secrets. Raises ValueError with a sentence."""
+        return ServiceSecrets(self.service_secrets.get_secret_value(), file=self.service_secrets_file)

@@ -170,3 +170,16 @@ def test_keys_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     file = tmp_path / "a-file"
     file.write_text("")
     assert command("init", os.fspath(file)).returncode == 2
+
+
+def test_a_key_can_be_published_before_it_signs(tmp_path: Path) -> None:
+    old = command("init", str(tmp_path)).stdout.strip()
+    following = command("prepare", str(tmp_path)).stdout.strip()
+    assert command("prepare", str(tmp_path)).stdout.strip() == following != old
+    assert keys.load_signing_key(tmp_path / keys.SIGNING_KEY_NAME).key_id == old
+    assert set(keys.load_public_keys(tmp_path / keys.JWKS_NAME)) == {old, following}
+    assert (tmp_path / keys.NEXT_KEY_NAME).stat().st_mode & 0o077 == 0
+    assert command("rotate", str(tmp_path)).stdout.strip() == following
+    assert keys.load_signing_key(tmp_path / keys.SIGNING_KEY_NAME).key_id == following
+    assert set(keys.load_public_keys(tmp_path / keys.JWKS_NAME)) == {old, following}
+    assert not (tmp_path / keys.NEXT_KEY_NAME).exists()
