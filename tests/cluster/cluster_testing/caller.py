@@ -1,16 +1,18 @@
-"""Runs in a pod: asks the gateway's Service until standard input ends, then prints what came of it.
+"""Runs in a pod: asks the gateway's Service until there is a file /tmp/stop, then prints what came of it.
 
-`caller.py GATEWAY AGENT RUNS`, with an API key as the first line of standard input. Starts that many runs and says
-`started` when they are; then lists, reads and starts runs from four threads. Prints a line of JSON: `runs`, the ids of
-all that were started, `answers`, how many requests came to what, and `failures`, the first sentences.
+`caller.py GATEWAY AGENT RUNS`, with an API key as KEY. Starts that many runs and says `started` when they are; then
+lists, reads and starts runs from four threads. Prints a line of JSON: `runs`, the ids of all that were started,
+`answers`, how many requests came to what, and `failures`, the first sentences.
 """
 
 import json
+import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from slipway_client import Client, SlipwayError, UnavailableError
@@ -72,7 +74,7 @@ class Caller:
 def main() -> None:
     """See above."""
     gateway, agent, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    caller = Caller(gateway, sys.stdin.readline().strip(), agent)
+    caller = Caller(gateway, os.environ["KEY"], agent)
     for n in range(count):
         caller.start(f"first-{n}-{time.time_ns()}")
     sys.stdout.write("started\n" if not caller.failures else f"{caller.failures[0]}\n")
@@ -80,7 +82,8 @@ def main() -> None:
     threads = [threading.Thread(target=caller.go_on, args=(n,)) for n in range(THREADS)]
     for thread in threads:
         thread.start()
-    sys.stdin.read()
+    while not Path("/tmp/stop").exists():
+        time.sleep(0.5)
     caller.stopped.set()
     for thread in threads:
         thread.join()
