@@ -23,6 +23,16 @@
 {{- if .spec.redis }}
 - {name: {{ $prefix }}_REDIS_URL, valueFrom: {secretKeyRef: {name: {{ $secret }}, key: redis-url}}}
 {{- end }}
+{{- if $v.tls.enabled }}
+- {name: {{ $prefix }}_TLS_CERT_FILE, value: /etc/slipway/tls/tls.crt}
+- {name: {{ $prefix }}_TLS_KEY_FILE, value: /etc/slipway/tls/tls.key}
+- {name: {{ $prefix }}_TLS_CA_FILE, value: /etc/slipway/tls/ca.crt}
+{{- with include "slipway.callers" (dict "root" $root "component" .component) }}
+{{- if $v.tls.restrictCallers }}
+- {name: {{ $prefix }}_TLS_CALLERS, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if eq .component "gateway" }}
 - {name: {{ $prefix }}_HTTP_LISTEN, value: "0.0.0.0:8080"}
 - {name: {{ $prefix }}_PUBLIC_URL, value: {{ $v.publicUrl | quote }}}

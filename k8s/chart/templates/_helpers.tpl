@@ -34,9 +34,23 @@ app.kubernetes.io/part-of: slipway
 
 {{/* gRPC target of a component: all of its pods' addresses, between which the client itself takes turns. */}}
 {{- define "slipway.target" -}}
+dns:///{{ include "slipway.host" . }}:50051
+{{- end }}
+
+{{/* Host of a component's gRPC Service, which its certificate names. */}}
+{{- define "slipway.host" -}}
 {{- $name := include "slipway.name" . -}}
 {{- if eq .component "gateway" }}{{ $name = printf "%s-grpc" $name }}{{ end -}}
-dns:///{{ $name }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}:50051
+{{ $name }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.clusterDomain }}
+{{- end }}
+
+{{/* Hosts of the components that call this one, with commas: names in their certificates. */}}
+{{- define "slipway.callers" -}}
+{{- $root := .root }}{{ $called := .component }}{{ $hosts := list }}
+{{- range $component, $spec := include "slipway.components" $root | fromYaml }}
+{{- if has $called $spec.calls }}{{ $hosts = append $hosts (include "slipway.host" (dict "root" $root "component" $component)) }}{{ end }}
+{{- end }}
+{{- join "," $hosts }}
 {{- end }}
 
 {{- define "slipway.publicHost" -}}

@@ -6,13 +6,17 @@
 {{- if not $v.directory.url }}{{ fail "directory.url is not set: where a run's subject is looked up again, e.g. keycloak+https://keycloak.example.com/realms/slipway?client_id=slipway-gateway" }}{{ end }}
 {{- if and $v.externalSecrets.enabled (not $v.externalSecrets.storeRef.name) }}{{ fail "externalSecrets.storeRef.name is not set: the SecretStore or ClusterSecretStore that holds the secrets" }}{{ end }}
 {{- if and $v.monitoring.serviceMonitor.enabled $v.networkPolicy.enabled (not $v.networkPolicy.metricsFrom) }}{{ fail "monitoring.serviceMonitor is enabled, but networkPolicy.metricsFrom lets nobody scrape: name Prometheus' namespace there" }}{{ end }}
+{{- with $v.tls }}
+{{- if and .certManager.enabled (not .enabled) }}{{ fail "tls.certManager is enabled, but tls.enabled is false: set it too" }}{{ end }}
+{{- if and .certManager.enabled (not .certManager.issuerRef.name) }}{{ fail "tls.certManager.issuerRef.name is not set: the Issuer or ClusterIssuer that signs the services' certificates" }}{{ end }}
+{{- end }}
 {{- range $name, $service := $v.services }}
 {{- with $service.autoscaling }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}{{ fail (printf "services.%s.autoscaling.minReplicas (%d) is more than maxReplicas (%d)" $name (int .minReplicas) (int .maxReplicas)) }}{{ end }}
 {{- end }}
 {{- end }}
 {{- $secrets := list "DATABASE_URL" "BUS_URL" "REDIS_URL" "DATA_KEY" "SERVICE_SECRET" "SERVICE_SECRETS" "DIRECTORY_SECRET" "OBJECTS_URL" "VECTORS_URL" }}
-{{- $charts := list "GRPC_LISTEN" "LINK_LISTEN" "METRICS_LISTEN" "HTTP_LISTEN" "MIGRATIONS" "POLICY_DIR" "CALLER_JWKS_FILE" "LOG_LEVEL" "OTLP_ENDPOINT" "SHUTDOWN_GRACE" "IDENTITY_TARGET" "ROUTER_TARGET" "ORCHESTRATOR_TARGET" "MEMORY_TARGET" "TOOLS_TARGET" "AUDIT_TARGET" "PUBLIC_URL" "ALLOWED_HOSTS" "OIDC_ISSUER" "OIDC_JWKS_URL" "OIDC_AUDIENCE" "OIDC_AZP" "OIDC_CA_FILE" "DIRECTORY_URL" "DIRECTORY_SECRET_FILE" "SIGNING_KEY_FILE" "SERVICE_SECRETS_FILE" "CATALOGUE_FILE" "SECRETS_FILE" "SOURCE_HOSTS" "LOCAL_MODELS_URL" "CONCURRENCY" "WORKER_POOL" "STATE_DIR" "HEADS_DIR" }}
+{{- $charts := list "GRPC_LISTEN" "LINK_LISTEN" "TLS_CERT_FILE" "TLS_KEY_FILE" "TLS_CA_FILE" "TLS_CALLERS" "METRICS_LISTEN" "HTTP_LISTEN" "MIGRATIONS" "POLICY_DIR" "CALLER_JWKS_FILE" "LOG_LEVEL" "OTLP_ENDPOINT" "SHUTDOWN_GRACE" "IDENTITY_TARGET" "ROUTER_TARGET" "ORCHESTRATOR_TARGET" "MEMORY_TARGET" "TOOLS_TARGET" "AUDIT_TARGET" "PUBLIC_URL" "ALLOWED_HOSTS" "OIDC_ISSUER" "OIDC_JWKS_URL" "OIDC_AUDIENCE" "OIDC_AZP" "OIDC_CA_FILE" "DIRECTORY_URL" "DIRECTORY_SECRET_FILE" "SIGNING_KEY_FILE" "SERVICE_SECRETS_FILE" "CATALOGUE_FILE" "SECRETS_FILE" "SOURCE_HOSTS" "LOCAL_MODELS_URL" "CONCURRENCY" "WORKER_POOL" "STATE_DIR" "HEADS_DIR" }}
 {{- range $name, $service := $v.services }}
 {{- range $setting, $_ := $service.settings }}
 {{- if has $setting $secrets }}{{ fail (printf "services.%s.settings.%s is a secret: put it into a Secret that `secrets` names, under the key %s (docs/kubernetes.md), not into values" $name $setting ($setting | lower | replace "_" "-")) }}{{ end }}

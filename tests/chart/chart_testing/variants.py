@@ -80,6 +80,14 @@ VARIANTS: dict[str, Object] = {
     "keda-postgresql": {"services": {"worker": {"pool": "gpu", "autoscaling": {"mode": "postgresql"}}}},
     "external-metric": {"services": {"worker": {"autoscaling": {"mode": "external"}}}},
     "external-secrets": {"externalSecrets": {"enabled": True, "storeRef": {"name": "vault"}}},
+    "tls-provided": {"tls": {"enabled": True, "secrets": {"router": "of-the-router"}}},
+    "tls-cert-manager": {
+        "tls": {
+            "enabled": True,
+            "restrictCallers": False,
+            "certManager": {"enabled": True, "issuerRef": {"name": "internal", "kind": "ClusterIssuer"}},
+        }
+    },
     "no-autoscaling": {
         "migrations": {"job": False},
         "networkPolicy": {"enabled": False},
