@@ -67,8 +67,10 @@ class Desk:
 
     def close(self) -> None:
         """End the connections."""
-        self._open.close()
+        for client in self._clients.values():
+            client.close()
         self._clients.clear()
+        self._open.close()
 
     def ask(self, user: str, question: Callable[[Client], T], *, patience: float = 90) -> T:
         """What the question comes to; asked again while no gateway answers, or one says 503."""
