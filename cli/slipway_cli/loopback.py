@@ -34,7 +34,8 @@ class Listener:
         self._state = ""
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         self._server.timeout = 1.0
-        self.address = f"http://127.0.0.1:{self._server.server_port}/callback"
+        self.port = self._server.server_port
+        self.address = f"http://127.0.0.1:{self.port}/callback"
 
     def __enter__(self) -> "Listener":
         return self

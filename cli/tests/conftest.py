@@ -43,7 +43,7 @@ def slipway(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Slipway:
     monkeypatch.setenv("SLIPWAY_DATA_DIR", str(data_dir))
     monkeypatch.setenv("SLIPWAY_TOKEN", "a-token")
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(app, arguments)
+    def run(*arguments: str, typed: str = "") -> Result:
+        return CliRunner().invoke(app, arguments, input=typed)
 
     return run

@@ -1,10 +1,14 @@
 """Connecting MCP servers and pinning their tools from the command line."""
 
 import json
+import re
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from slipway_testkit.scripted_server import ScriptedServer, answers
 from typer.testing import Result
@@ -82,11 +86,83 @@ def test_a_server_that_does_not_answer_is_6(slipway: Slipway, gateway: ScriptedS
     assert "UNREACHABLE" in done.stderr
 
 
-def test_servers_are_listed_and_removed(slipway: Slipway, gateway: ScriptedServer) -> None:
-    gateway.then(answers({"servers": [{"server": "crm", "proposer": "alice"}]}), answers(b"", 204))
-    assert "alice" in slipway("mcp", "list").stdout
+def test_servers_are_listed_with_their_logins_and_removed(slipway: Slipway, gateway: ScriptedServer) -> None:
+    ends = "2030-01-02T03:04:05+00:00"
+    states = [
+        None,
+        {"state": "NONE"},
+        {"state": "VALID", "refreshable": True, "expire_time": ends},
+        {"state": "VALID", "expire_time": ends},
+        {"state": "LOGIN_REQUIRED"},
+    ]
+    servers = [{"server": f"s{n}", "proposer": "alice", "authorization": one} for n, one in enumerate(states)]
+    gateway.then(answers({"servers": servers}), answers(b"", 204))
+    lines = slipway("mcp", "list").stdout.splitlines()[1:]
+    shown = [re.split(r"  +", line)[1] for line in lines]
+    assert shown[:3] == ["takes none", "none", "valid"]
+    assert shown[3].startswith("valid until 2030-01-0")
+    assert shown[4] == "needs login"
     assert slipway("mcp", "remove", "crm").exit_code == 0
     assert gateway.asked[1].method == "DELETE"
+
+
+LOGIN = {"authorization_url": "https://as.example/authorize?a=1", "redirect_uri": "r", "state": "s"}
+GRANTED = {"state": "VALID", "authorizer": "alice"}
+
+
+@pytest.mark.parametrize(
+    "pasted", ["state=s&code=c%20d&iss=https%3A%2F%2Fas.example", "http://h/cb?state=s&code=c%20d"]
+)
+def test_a_login_is_finished_with_the_line_that_the_page_shows(
+    slipway: Slipway, gateway: ScriptedServer, pasted: str
+) -> None:
+    gateway.then(answers(LOGIN), answers(GRANTED))
+    done = slipway("mcp", "login", "crm", "--paste", "--json", typed=f"{pasted}\n")
+    assert done.exit_code == 0
+    assert LOGIN["authorization_url"] in done.stderr
+    assert json.loads(done.stdout)["state"] == "VALID"
+    began, completed = gateway.asked
+    assert (began.path, json.loads(began.body)) == ("/v1/mcp-servers/crm/login", {"loopback_port": None})
+    sent = json.loads(completed.body)
+    assert (completed.path, sent["state"], sent["code"]) == ("/v1/mcp-servers/crm/login/complete", "s", "c d")
+
+
+def test_what_is_no_line_of_the_page_is_not_sent(slipway: Slipway, gateway: ScriptedServer) -> None:
+    gateway.then(answers(LOGIN))
+    assert slipway("mcp", "login", "crm", "--paste", typed="c0de\n").exit_code == 2
+    assert len(gateway.asked) == 1
+
+
+def test_a_browser_here_comes_back_to_a_port_of_this_machine(
+    slipway: Slipway, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.then(answers(LOGIN), answers(GRANTED))
+
+    def opened(address: str) -> None:
+        assert address == LOGIN["authorization_url"]
+        port = json.loads(gateway.asked[0].body)["loopback_port"]
+        query = "state=s&code=c&iss=https%3A%2F%2Fas.example"
+        come_back = partial(httpx.get, f"http://127.0.0.1:{port}/callback?{query}", trust_env=False)
+        threading.Thread(target=come_back).start()
+
+    monkeypatch.setattr("webbrowser.open", opened)
+    assert slipway("mcp", "login", "crm", "--browser").exit_code == 0
+    assert json.loads(gateway.asked[1].body) == {"state": "s", "code": "c", "iss": "https://as.example"}
+
+
+def test_only_web_pages_are_opened(slipway: Slipway, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    gateway.then(answers(LOGIN | {"authorization_url": "file:///etc/passwd"}))
+    assert slipway("mcp", "login", "crm", "--browser").exit_code == 1
+    assert opened == []
+
+
+def test_logging_out_tells_whether_the_tokens_were_revoked(slipway: Slipway, gateway: ScriptedServer) -> None:
+    gateway.then(answers({"revoked": True}), answers({"revoked": False}))
+    assert slipway("mcp", "logout", "crm").stdout == "logged out\n"
+    assert "revoked nothing" in slipway("mcp", "logout", "crm").stdout
+    assert gateway.asked[0].path == "/v1/mcp-servers/crm/logout"
 
 
 def test_operations_of_a_document_are_imported(slipway: Slipway, gateway: ScriptedServer, tmp_path: Path) -> None:

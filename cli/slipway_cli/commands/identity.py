@@ -1,13 +1,10 @@
 """`slipway login`, `logout`, `token` and `whoami`."""
 
-import os
-import sys
-import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipway_cli import oidc, session
+from slipway_cli import browser, oidc, session
 from slipway_cli.commands.at_gateway import at_gateway
 from slipway_cli.login_file import Login, LoginFile
 from slipway_cli.output import exit_codes, show_one
@@ -51,7 +48,11 @@ def login(
         gateway = url or session.stack(data_dir).url
         with sign_in_errors():
             provider = oidc.discover(issuer or oidc.issuer_of(gateway), client_id)
-            tokens = oidc.by_device(provider, _tell) if _wants_device(device) else oidc.by_browser(provider, _open)
+            tokens = (
+                oidc.by_device(provider, _tell)
+                if _wants_device(device)
+                else oidc.by_browser(provider, browser.open_page)
+            )
         LoginFile(data_dir).save(Login(gateway, provider, tokens))
         with session.connect(data_dir, url=gateway) as client:
             caller = client.whoami()
@@ -72,21 +73,12 @@ def logout(data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
 
 
 def _wants_device(chosen: bool | None) -> bool:
-    """A browser is used where there is one: not over SSH, and not without a screen."""
-    if chosen is not None:
-        return chosen
-    if sys.platform in ("darwin", "win32"):
-        return "SSH_CONNECTION" in os.environ
-    return not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or "SSH_CONNECTION" in os.environ
+    """A browser is used where there is one."""
+    return chosen if chosen is not None else not browser.is_here()
 
 
 def _tell(address: str, code: str) -> None:
     typer.echo(f"open {address}\nand compare the code: {code}", err=True)
-
-
-def _open(address: str) -> None:
-    typer.echo(f"sign in at {address}", err=True)
-    webbrowser.open(address)
 
 
 def token(

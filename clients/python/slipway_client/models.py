@@ -290,6 +290,31 @@ class McpServer(Record):
     side_effect: str = ""
     digest: str = ""
     proposer: str = ""
+    authorization: "McpAuthorization | None" = None
+
+
+class McpAuthorization(Record):
+    """Where a login at an MCP server stands: `NONE`, `VALID`, `LOGIN_REQUIRED`."""
+
+    state: str
+    expire_time: datetime | None = None
+    refreshable: bool = False
+    per_user: bool = False
+    authorizer: str | None = None
+    issuer: str | None = None
+    scopes: list[str] = []
+    missing_scopes: list[str] = []
+
+
+class McpLogin(Record):
+    """A login that has begun: open `authorization_url` in a browser, then complete it."""
+
+    authorization_url: str
+    redirect_uri: str
+    state: str
+    issuer: str = ""
+    scopes: list[str] = []
+    per_user: bool = False
 
 
 class McpServerTool(Record):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slipway_client.models import McpServer, McpServerTools, Tool, ToolPolicy, ToolResult
+from slipway_client.models import McpAuthorization, McpLogin, McpServer, McpServerTools, Tool, ToolPolicy, ToolResult
 from slipway_client.transport import Transport, listed, read, route
 
 _TOOL_SECONDS = 330.0
@@ -105,3 +105,18 @@ class McpServers:
             "POST", route("mcp-servers", server, "approve"), json={"tools": tools}, timeout=_TOOL_SECONDS
         )
         return [read(Tool, one) for one in listed(answer, "tools")]
+
+    def begin_login(self, server: str, *, loopback_port: int | None = None) -> McpLogin:
+        """Begins a login; the browser comes back to a port of this machine, or to the gateway's own page."""
+        path = route("mcp-servers", server, "login")
+        return read(McpLogin, self._transport.call("POST", path, json={"loopback_port": loopback_port}))
+
+    def complete_login(self, server: str, response: Mapping[str, str]) -> McpAuthorization:
+        """Completes a login with what the browser brought back: `state`, and `code`, `iss`, `error` if they came."""
+        body = {name: response[name] for name in ("state", "code", "iss", "error") if name in response}
+        answer = self._transport.call("POST", route("mcp-servers", server, "login", "complete"), json=body)
+        return read(McpAuthorization, answer)
+
+    def log_out(self, server: str) -> bool:
+        """Forgets the tokens; True when the authorization server has revoked them as well."""
+        return bool(self._transport.call("POST", route("mcp-servers", server, "logout"))["revoked"])

@@ -137,7 +137,15 @@ SERVER = pb.McpServer(
         http=pb.McpHttp(
             url="https://mcp.example/mcp",
             headers={"X-Key": "secret:crm"},
-            oauth=pb.McpOAuth(client_id="id", client_secret="secret:s", issuer="https://i.example", scopes=["a"]),
+            oauth=pb.McpOAuth(
+                client_id="id",
+                client_secret="secret:s",
+                issuer="https://i.example",
+                scopes=["a"],
+                grant=pb.MCP_O_AUTH_GRANT_AUTHORIZATION_CODE,
+                per_user=True,
+                audiences=["api://crm"],
+            ),
         ),
         regions=["eu"],
         timeout={"seconds": 7},
@@ -152,7 +160,15 @@ def test_an_mcp_server_is_connected_shown_and_disconnected(alice: Any, services:
         "http": {
             "url": "https://mcp.example/mcp",
             "headers": {"X-Key": "secret:crm"},
-            "oauth": {"client_id": "id", "client_secret": "secret:s", "issuer": "https://i.example", "scopes": ["a"]},
+            "oauth": {
+                "client_id": "id",
+                "client_secret": "secret:s",
+                "issuer": "https://i.example",
+                "scopes": ["a"],
+                "grant": "authorization_code",
+                "per_user": True,
+                "audiences": ["api://crm"],
+            },
         },
         "regions": ["eu"],
         "timeout_seconds": 7,

@@ -14,6 +14,7 @@ from slipway_gateway.http.direct import Direct, DirectRoute
 from slipway_gateway.http.gateway import Gateway
 from slipway_gateway.http.guard import Guard
 from slipway_gateway.http.mcp.endpoint import METADATA_PATH, PATH, McpEndpoint, ResourceMetadata
+from slipway_gateway.http.mcp_oauth import CALLBACK_PATH, CLIENT_PATH, Callback, ClientMetadata
 from slipway_gateway.http.openai.requests import ChatCompletionRequest
 from slipway_gateway.http.problems import Problem, problem_response
 from slipway_gateway.http.rejections import MethodNotAllowed, RouteNotFound, invalid_request
@@ -29,6 +30,7 @@ from slipway_gateway.http.routes import (
     files,
     health,
     identity,
+    mcp_logins,
     mcp_servers,
     models,
     run_events,
@@ -44,7 +46,7 @@ from slipway_gateway.http.routes import (
 
 _AREAS = (
     identity, chat, embeddings, models, agents, suspension, schedules, runs, steering, run_events, approvals, sessions,
-    collections, documents, files, sources, tools, mcp_servers, usage, budgets, audit, health,
+    collections, documents, files, sources, tools, mcp_servers, mcp_logins, usage, budgets, audit, health,
 )  # fmt: skip
 
 
@@ -66,6 +68,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.router.routes.append(Route(PATH, McpEndpoint(gateway), include_in_schema=False))
     for path in (METADATA_PATH, METADATA_PATH + PATH):
         app.router.routes.append(Route(path, ResourceMetadata(gateway), methods=["GET"], include_in_schema=False))
+    app.router.routes.append(Route(CALLBACK_PATH, Callback(), methods=["GET"], include_in_schema=False))
+    app.router.routes.append(Route(CLIENT_PATH, ClientMetadata(gateway), methods=["GET"], include_in_schema=False))
     app.add_exception_handler(SlipwayError, _on_slipway_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)

@@ -8,6 +8,7 @@ from slipway.tools.v1 import tools_pb2 as pb
 
 from slipway_gateway.http.resources.fields import Command, Page, Resource, json_of, state_name, time_of
 from slipway_gateway.http.resources.knowledge import Region
+from slipway_gateway.http.resources.mcp_logins import McpAuthorization, authorization
 from slipway_gateway.http.resources.tools import (
     Header,
     SideEffect,
@@ -22,13 +23,27 @@ from slipway_gateway.http.resources.tools import (
 State = Literal["APPROVED", "NEW", "CHANGED", "MISSING", "INVALID"]
 
 
-class McpOAuth(Command):
-    """Client credentials for one MCP server, which is the tokens' resource (RFC 8707)."""
+OAuthGrant = Literal["client_credentials", "authorization_code"]
+_GRANTS: dict[OAuthGrant, pb.McpOAuthGrant.ValueType] = {
+    "client_credentials": pb.MCP_O_AUTH_GRANT_CLIENT_CREDENTIALS,
+    "authorization_code": pb.MCP_O_AUTH_GRANT_AUTHORIZATION_CODE,
+}
+_GRANT_NAMES = {number: name for name, number in _GRANTS.items()}
+Words = list[Annotated[str, StringConstraints(max_length=256)]]
 
-    client_id: str = Field(min_length=1, max_length=256)
-    client_secret: str = Field(max_length=200, description="`secret:NAME`")
-    issuer: str = Field(max_length=2048, description="Whose credentials they are; they are sent to no other.")
-    scopes: list[Annotated[str, StringConstraints(max_length=256)]] = Field([], max_length=32)
+
+class McpOAuth(Command):
+    """How access tokens for one MCP server are got; the server is the tokens' resource (RFC 8707)."""
+
+    client_id: str = Field("", max_length=256, description="Absent: a client metadata document, or registration.")
+    client_secret: str = Field("", max_length=200, description="`secret:NAME`; absent: a public client.")
+    issuer: str = Field("", max_length=2048, description="Whose client it is; its credentials go to no other.")
+    scopes: Words = Field([], max_length=32, description="Absent: what the server asks for.")
+    grant: OAuthGrant | None = Field(
+        None, description="Absent: `client_credentials` with a client secret, else `authorization_code`."
+    )
+    per_user: bool = Field(False, description="Each person logs in for themselves, instead of one for the tenant.")
+    audiences: Words = Field([], max_length=32, description="Audiences of tokens that are this server's as well.")
 
 
 class McpHttp(Command):
@@ -70,6 +85,7 @@ class McpServer(Resource):
     proposer: str = Field(description="Who connected it or changed it last: somebody else approves.")
     create_time: datetime | None
     update_time: datetime | None
+    authorization: McpAuthorization | None = Field(description="Where the caller's login stands; null: it takes none.")
 
 
 class McpServerPage(Page):
@@ -134,6 +150,9 @@ def connection(body: PutMcpServer) -> pb.McpConnection:
                     client_secret=oauth.client_secret,
                     issuer=oauth.issuer,
                     scopes=oauth.scopes,
+                    grant=_GRANTS[oauth.grant] if oauth.grant else pb.MCP_O_AUTH_GRANT_UNSPECIFIED,
+                    per_user=oauth.per_user,
+                    audiences=oauth.audiences,
                 )
             )
     if stdio := body.stdio:
@@ -161,6 +180,7 @@ def server_resource(message: pb.McpServer) -> McpServer:
         proposer=message.proposer,
         create_time=time_of(message, "create_time"),
         update_time=time_of(message, "update_time"),
+        authorization=authorization(message.authorization) if message.HasField("authorization") else None,
     )
 
 
@@ -174,6 +194,9 @@ def _http(message: pb.McpHttp) -> McpHttp:
             client_secret=oauth.client_secret,
             issuer=oauth.issuer,
             scopes=list(oauth.scopes),
+            grant=_GRANT_NAMES.get(oauth.grant),
+            per_user=oauth.per_user,
+            audiences=list(oauth.audiences),
         )
         if message.HasField("oauth")
         else None,
