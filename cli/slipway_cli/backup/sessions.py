@@ -44,14 +44,9 @@ async def save(client: Redis, file: Path) -> int:
 async def load(client: Redis, file: Path) -> None:
     """Puts conversations back, with the time to live that they had. Raises BackupRefusedError."""
     try:
-        for line in file.open():
-            # One transaction for what belongs together.
-            async with client.pipeline(transaction=True) as pipeline:
-                for key, kind, ttl, value in json.loads(line):
-                    _write(pipeline, base64.b64decode(key), kind, value)
-                    if ttl >= 0:
-                        pipeline.pexpire(base64.b64decode(key), max(ttl, 1))
-                await pipeline.execute()
+        with file.open() as lines:
+            for line in lines:
+                await _put(client, json.loads(line))
     except (RedisError, OSError, TimeoutError) as error:
         raise BackupRefusedError(f"the session store took no conversations ({error}): look at its log") from None
 
@@ -64,6 +59,16 @@ async def is_empty(client: Redis) -> bool:
     except (RedisError, OSError, TimeoutError) as error:
         raise BackupRefusedError(f"the session store can't be reached ({error}): correct the key `redis`") from None
     return True
+
+
+async def _put(client: Redis, group: list[tuple[str, str, int, Any]]) -> None:
+    # One transaction for what belongs together.
+    async with client.pipeline(transaction=True) as pipeline:
+        for key, kind, ttl, value in group:
+            _write(pipeline, base64.b64decode(key), kind, value)
+            if ttl >= 0:
+                pipeline.pexpire(base64.b64decode(key), max(ttl, 1))
+        await pipeline.execute()
 
 
 def _session(key: bytes) -> bytes:
