@@ -47,7 +47,7 @@ from slipway_memory.store import KnowledgeStore
 from slipway_memory.sweeper import Sweeper
 from slipway_memory.transactions import Database
 from slipway_memory.vectors.index import PassageIndex
-from slipway_memory.vectors.opening import open_index
+from slipway_memory.vectors.opening import check_owner, open_index
 
 _MIB = 1024 * 1024
 _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
@@ -58,12 +58,13 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
     telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
     objects = await _objects(settings)
     pool = await open_pool(settings.database_url.get_secret_value())
-    await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(pool, settings.data_key.get_secret_value())
     outbox = Outbox(pool, bus, keys)
     database = Database(pool, outbox, Evidence("memory", outbox))
     index = await _index(settings, database)
+    await SCHEMA.prepare(pool, settings.migrations)
+    await _owned(index)
     ledger = EffectLedger(pool, keys)
     policy = PolicyEngine(settings.policy_dir)
     router = connect(settings.router_target, settings.tls)
@@ -159,6 +160,13 @@ async def _index(settings: MemorySettings, database: Database) -> PassageIndex:
     try:
         url = settings.vectors_url.get_secret_value()
         return await open_index(url, database, lease_seconds=settings.indexing_lease)
+    except ValueError as error:
+        raise SettingUnusable(f"SLIPWAY_MEMORY_VECTORS_URL: {error}") from error
+
+
+async def _owned(index: PassageIndex) -> None:
+    try:
+        await check_owner(index)
     except ValueError as error:
         raise SettingUnusable(f"SLIPWAY_MEMORY_VECTORS_URL: {error}") from error
 
