@@ -28,7 +28,7 @@ from slipway_memory.parsing.sandbox import DocumentHead, ParsedChunk
 from slipway_memory.store import KnowledgeStore, NewVersion
 from slipway_memory.transactions import Database
 from slipway_memory.vectors.index import PassageIndex
-from slipway_memory.vectors.opening import open_index
+from slipway_memory.vectors.opening import check_owner, open_index
 from slipway_testkit.servers.process import free_port
 from slipway_testkit.servers.weaviate import WeaviateServer
 from slipway_testkit.waiting import eventually
@@ -394,8 +394,9 @@ async def test_two_installations_do_not_take_one_anothers_collections(pool, new_
     await first.add(await first.collection(), "doc", "The tariff is ten euro.")
     other = await open_pool(new_database())
     await migrate(other, "slipway_memory", chassis=("outbox", "idempotency", "effects", "subject_keys"))
+    intruder = await open_knowledge(other, url)
     with pytest.raises(ValueError, match="belongs to another installation"):
-        await open_knowledge(other, url)
+        await check_owner(intruder.index)
     await other.close()
     await first.index.close()
 

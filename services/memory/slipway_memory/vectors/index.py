@@ -94,6 +94,10 @@ class PassageIndex(Protocol):
         """One round trip."""
         ...
 
+    async def check_owner(self) -> None:
+        """Raises VectorStoreRefused when what is there belongs to another installation."""
+        ...
+
     async def close(self) -> None:
         """Ends connections."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from slipway_chassis.logs import get_logger
 
 from slipway_memory.errors import VectorStoreRefused, VectorStoreUnavailable
@@ -16,8 +18,9 @@ _log = get_logger(__name__)
 async def open_index(url: str, database: Database, *, lease_seconds: float) -> PassageIndex:
     """The index behind `url`: empty is pgvector in the service's database, `weaviate://…` see `weaviate_address`.
 
-    Raises ValueError with what is wrong with it: form, key, version, an installation that has its names. A Weaviate
-    that does not answer now is no reason not to start: readiness names it until it does.
+    Raises ValueError with what is wrong with it: form, key, version. A Weaviate that does not answer now is no reason
+    not to start: readiness names it until it does. Neither it nor the database is written to or read, so this comes
+    before migrations, and `check_owner` after them.
     """
     if not url:
         return PostgresPassageIndex(database, lease_seconds=lease_seconds)
@@ -26,12 +29,20 @@ async def open_index(url: str, database: Database, *, lease_seconds: float) -> P
     from slipway_memory.vectors.weaviate_index import WeaviatePassageIndex
 
     index = WeaviatePassageIndex(database, address, lease_seconds=lease_seconds)
+    await _unless_refused(index, index.check)
+    return index
+
+
+async def check_owner(index: PassageIndex) -> None:
+    """Raises ValueError when the index is another installation's. One that does not answer is asked again in use."""
+    await _unless_refused(index, index.check_owner)
+
+
+async def _unless_refused(index: PassageIndex, ask: Callable[[], Awaitable[None]]) -> None:
     try:
-        await index.check()
-        await index.homes.check_owner()
+        await ask()
     except VectorStoreRefused as error:
         await index.close()
         raise ValueError(str(error)) from error
     except VectorStoreUnavailable as error:
         _log.warning("vectors.unreachable", error=str(error))
-    return index

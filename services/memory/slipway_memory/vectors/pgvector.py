@@ -121,5 +121,8 @@ class PostgresPassageIndex:
     async def check(self) -> None:
         """The database has a check of its own."""
 
+    async def check_owner(self) -> None:
+        """The database is the service's own."""
+
     async def close(self) -> None:
         """The database's pool is closed by its owner."""

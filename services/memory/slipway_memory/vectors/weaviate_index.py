@@ -23,7 +23,7 @@ from slipway_memory.vectors.weaviate_objects import WeaviateObjects
 from slipway_memory.vectors.weaviate_schema import LAYOUT
 
 # Versions that are not visible (any more, or yet) take places among the best: more are asked for, and again if need be.
-_SPARE, _MOST = 20, 5000
+_SPARE, _MOST = 10, 5000
 _AT_ONCE = 100
 # Every version is counted in Weaviate once in this many seconds: so a restored or damaged one is noticed.
 _COUNT_EVERY, _COUNTS_AT_ONCE = 3600.0, 500
@@ -134,6 +134,10 @@ class WeaviatePassageIndex:
     async def check(self) -> None:
         """See PassageIndex."""
         await self.connection.check()
+
+    async def check_owner(self) -> None:
+        """See PassageIndex."""
+        await self.homes.check_owner()
 
     async def close(self) -> None:
         """See PassageIndex."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 import weaviate
@@ -12,6 +13,7 @@ from weaviate.classes.aggregate import GroupByAggregate
 from weaviate.classes.data import DataObject
 from weaviate.classes.query import Filter, HybridFusion, MetadataQuery
 from weaviate.collections.classes.types import WeaviateProperties
+from weaviate.collections.collection.async_ import CollectionAsync
 from weaviate.exceptions import WeaviateBaseError, WeaviateInsertManyAllFailedError
 
 from slipway_memory import metrics
@@ -32,6 +34,8 @@ from slipway_memory.vectors.weaviate_schema import (
 _SEARCH_SECONDS, _WRITE_SECONDS = 5.0, 30.0
 # How often objects that were refused one by one are sent again, and the first pause in seconds.
 _TRIES, _PAUSE = 3, 0.2
+# Collections and tenants that were searched last.
+_HANDLES = 1024
 
 _log = get_logger(__name__)
 
@@ -41,6 +45,8 @@ class WeaviateObjects:
 
     def __init__(self, connection: WeaviateConnection) -> None:
         self._connection = connection
+        # Made anew for every search they cost a seventh of its processor time.
+        self._searched = lru_cache(_HANDLES)(self._handle)
 
     async def put(
         self, home: str, version: IndexedVersion, chunks: Sequence[PendingChunk], vectors: Sequence[Vector]
@@ -93,22 +99,18 @@ class WeaviateObjects:
         limit: int,
     ) -> list[tuple[str, int, float]]:
         """Version, number and score of the best chunks; fused by relative scores, which is our convex combination."""
-        async with self._connection.use("search", seconds=_SEARCH_SECONDS) as client:
+        async with self._connection.use("search", seconds=_SEARCH_SECONDS):
             try:
-                answer = (
-                    await client.collections.use(alias)
-                    .with_tenant(tenant_name(tenant))
-                    .query.hybrid(
-                        query=text,
-                        vector=list(vector),
-                        alpha=alpha,
-                        fusion_type=HybridFusion.RELATIVE_SCORE,
-                        query_properties=WORDS,
-                        filters=visible(collection_id, readers, metadata),
-                        limit=limit,
-                        return_metadata=MetadataQuery(score=True),
-                        return_properties=["version_id", "ordinal"],
-                    )
+                answer = await self._searched(alias, tenant_name(tenant)).query.hybrid(
+                    query=text,
+                    vector=list(vector),
+                    alpha=alpha,
+                    fusion_type=HybridFusion.RELATIVE_SCORE,
+                    query_properties=WORDS,
+                    filters=visible(collection_id, readers, metadata),
+                    limit=limit,
+                    return_metadata=MetadataQuery(score=True),
+                    return_properties=["version_id", "ordinal"],
                 )
             except WeaviateBaseError as error:
                 # The tenant has put nothing yet. A collection that is gone is another matter.
@@ -156,6 +158,10 @@ class WeaviateObjects:
                     raise VectorStoreUnavailable(f"Weaviate did not delete {done.failed} passages", retry_after=2)
                 if done.matches <= done.successful and not done.successful:
                     return
+
+    def _handle(self, name: str, tenant: str) -> CollectionAsync[WeaviateProperties, None]:
+        """What searches of a tenant go through. The client's check of argument types is left out: ours are checked."""
+        return self._connection.client.collections.use(name, skip_argument_validation=True).with_tenant(tenant)
 
     async def drop_tenant(self, home: str, tenant: str) -> None:
         """Deletes a tenant with everything in it."""
