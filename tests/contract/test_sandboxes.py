@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from slipway_testkit.pods import SandboxPods
 from slipway_tools import outcome_result
 from slipway_tools.sandbox import runtimes
 from slipway_tools.sandbox.choice import SandboxChoice
 from slipway_tools.sandbox.errors import SandboxUnavailable
+from slipway_tools.sandbox.kubernetes.settings import PodSettings
 from slipway_tools.sandbox.limits import MIB, Limits
 from slipway_tools.sandbox.pool import PoolSize, SandboxPool
 from slipway_tools.sandbox.program import Outcome, Program
@@ -26,10 +28,15 @@ SIZE = PoolSize(slots=2, warm=2, sessions=SessionLimits(4, 3, 60.0, 3600.0))
 KEY = SessionKey("acme", "alice", "run_1", "work")
 
 
-@pytest.fixture(scope="module", params=["nsjail", "runsc"])
+@pytest.fixture(scope="module", params=["nsjail", "runsc", "kubernetes"])
 def choice(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> Iterator[SandboxChoice]:
     """The kind of sandbox: the suite runs against each."""
     kind = request.param
+    if kind == "kubernetes":
+        given: SandboxPods = request.getfixturevalue("sandbox_pods")
+        pods = PodSettings(given.namespace, given.image, "gvisor", given.kubeconfig, 0.05, 120.0, 3600.0)
+        yield SandboxChoice(kind, Path("/nowhere"), LIMITS, SIZE, ("python", "shell"), (), downgrade=False, pods=pods)
+        return
     if kind == "runsc":
         if os.geteuid() != 0:
             pytest.skip("gVisor's sandbox needs root")
@@ -258,6 +265,8 @@ async def test_a_package_or_program_that_is_not_installed_is_named(choice: Sandb
 async def test_without_downgrades_a_machine_that_can_not_bound_memory_runs_no_code(
     choice: SandboxChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if choice.pods is not None:
+        pytest.skip("the node bounds the memory of a pod, always")
     from slipway_tools.sandbox.cgroups import CgroupTree
 
     monkeypatch.setattr(CgroupTree, "open", classmethod(lambda cls: None))
@@ -267,6 +276,8 @@ async def test_without_downgrades_a_machine_that_can_not_bound_memory_runs_no_co
 
 @pytest.mark.skipif("node" not in runtimes.installed(), reason="Node.js is not installed")
 async def test_javascript_runs_where_node_is_installed(choice: SandboxChoice) -> None:
+    if choice.pods is not None:
+        pytest.skip("the image has no Node.js")
     pool = await replace(choice, runtimes=("python", "node")).open()
     try:
         code = "const fs = require('fs'); fs.writeFileSync('result.json', JSON.stringify(fs.readFileSync(0).length)); console.log('hi')"

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hostile_testing import host, service
 from hostile_testing.host import Canaries, Watch
 from hostile_testing.service import Client, Files, Service
+from slipway_testkit.pods import SandboxPods
 
 Start = Callable[..., Service]
 
@@ -51,19 +52,26 @@ def facts(canaries: Canaries) -> str:
     return json.dumps(canaries.facts)
 
 
-@pytest.fixture(scope="session", params=["nsjail", "runsc"])
+@pytest.fixture(scope="session", params=["nsjail", "runsc", "kubernetes"])
 def sandbox(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> str:
     """The adapter, as the setting names it: a test that takes it runs against every one."""
-    if request.param == "nsjail":
-        return "nsjail"
+    if request.param != "runsc":
+        return request.param
     if os.geteuid() != 0:
         pytest.skip("gVisor's sandbox needs root")
     return f"runsc:{installed_program('runsc')}"
 
 
 @pytest.fixture(scope="session")
+def pods(request: pytest.FixtureRequest, sandbox: str) -> SandboxPods | None:
+    """The cluster's namespace, if sandboxes are pods."""
+    return request.getfixturevalue("sandbox_pods") if sandbox == "kubernetes" else None
+
+
+@pytest.fixture(scope="session")
 def start(
     sandbox: str,
+    pods: SandboxPods | None,
     new_database: Callable[[], str],
     valkey_url: str,
     memory: Files,
@@ -77,7 +85,7 @@ def start(
 
     def begin(**settings: str) -> Service:
         database = settings.pop("DATABASE_URL", "") or new_database()
-        started.append(service.start(sandbox, database, valkey_url, memory, signing, policies, state, **settings))
+        started.append(service.start(sandbox, database, valkey_url, memory, signing, policies, state, pods, **settings))
         return started[-1]
 
     yield begin

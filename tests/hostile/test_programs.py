@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from hostile_testing.host import MemoryMeter, Watch, processes, wait_until
+from hostile_testing.host import MemoryMeter, Watch, wait_until
 from hostile_testing.programs import PROGRAMS, Hostile
 from hostile_testing.service import Client, Files, Service
 
 _OVERHEAD = 160 << 20  # of gVisor's kernel, and of the samples
-_GRACE = 20.0  # beyond the program's own time: on a machine that does much else at a time
+_GRACE = 40.0  # beyond the program's own time: on a machine that does much else at a time
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"{program.kind}: {program.name}")
@@ -20,8 +20,8 @@ async def test_the_host_does_not_notice(
         answer: Any = await alice.run(
             program.source(facts), program.tool, timeout=program.seconds + _GRACE, timeout_seconds=program.seconds
         )
-    left = wait_until(lambda: not processes(attacked.pid, attacked.state))
-    assert left, processes(attacked.pid, attacked.state)
+    left = wait_until(lambda: not attacked.programs())
+    assert left, attacked.programs()
     returned = str(answer) + "".join(memory.kept.pop(file.file_id).decode(errors="replace") for file in answer.files)
     assert watch.damage(returned) == []
     if attacked.bounds_memory:

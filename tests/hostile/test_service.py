@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_testing.host import control_groups, mounts, processes, wait_until
+from hostile_testing.host import control_groups, mounts, wait_until
 from hostile_testing.programs import PRELUDE
 from hostile_testing.service import Client, Service
 from slipway_chassis.channel import connect
@@ -30,7 +30,7 @@ async def test_five_hundred_calls_at_once_are_all_served(alice: Client, attacked
         answers: list[Any] = await asyncio.gather(*calls)
     unserved = [answer for n, answer in enumerate(answers) if answer.stdout != f"{n * 2}\n"]
     assert not unserved, unserved[:3]
-    assert wait_until(lambda: not processes(attacked.pid, attacked.state))
+    assert wait_until(lambda: not attacked.programs())
 
 
 async def test_calls_of_which_many_are_hostile_do_not_harm_each_other(alice: Client, attacked: Service) -> None:
@@ -76,7 +76,7 @@ async def test_a_program_sees_nobody_elses_files_opened_and_takes_none_of_the_ho
 ) -> None:
     source = PRELUDE.format(facts=facts) + WATCHER
     watcher = asyncio.create_task(alice.run(source, timeout_seconds=30))
-    assert await asyncio.to_thread(wait_until, lambda: bool(processes(attacked.pid, attacked.state)))
+    assert await asyncio.to_thread(wait_until, lambda: bool(attacked.programs()))
     refused = 0
     gina = Client(attacked.target, signing.token(subject="gina", tenant="globex"))
     while not watcher.done():
@@ -95,11 +95,11 @@ async def test_a_program_sees_nobody_elses_files_opened_and_takes_none_of_the_ho
 async def test_a_call_that_is_cancelled_leaves_nothing(alice: Client, attacked: Service) -> None:
     spawn = "import os, time\nfor _ in range(3):\n    if os.fork() == 0: os.setsid()\ntime.sleep(1000)"
     call = asyncio.create_task(alice.run(spawn, timeout_seconds=100))
-    assert await asyncio.to_thread(wait_until, lambda: bool(processes(attacked.pid, attacked.state)))
+    assert await asyncio.to_thread(wait_until, lambda: bool(attacked.programs()))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await asyncio.to_thread(wait_until, lambda: not processes(attacked.pid, attacked.state))
+    assert await asyncio.to_thread(wait_until, lambda: not attacked.programs())
 
 
 async def test_a_service_killed_in_the_middle_of_calls_leaves_nothing_after_its_restart(
@@ -113,18 +113,20 @@ async def test_a_service_killed_in_the_middle_of_calls_leaves_nothing_after_its_
         asyncio.create_task(alice.run(program, timeout_seconds=100)),
         asyncio.create_task(alice.run(program, timeout_seconds=100, session="held")),
     ]
-    # Both programs and what they forked run: under gVisor it is its own processes that are seen.
+    # Both programs and what they forked run: under gVisor it is its own processes that are seen, on a cluster the pods:
+    # that those which wait are there again says that the two that waited are in use.
     busy = 4
-    assert await asyncio.to_thread(wait_until, lambda: len(processes(first.pid, first.state)) >= busy)
+    assert await asyncio.to_thread(wait_until, lambda: len(first.programs()) >= busy)
     groups = control_groups(first.pid)
     first.stop(signal.SIGKILL)
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(outcome, SlipwayError) for outcome in outcomes)
     # The kernel ends what is in the sandboxes; the next process clears up what no kernel does.
-    assert await asyncio.to_thread(wait_until, lambda: not processes(first.pid, first.state))
+    assert await asyncio.to_thread(wait_until, lambda: not first.programs())
     second: Service = start(DATABASE_URL=first.environment["SLIPWAY_TOOLS_DATABASE_URL"])
     assert not [folder for folder in groups if folder.exists()]
     assert temporary(first) == []
+    assert await asyncio.to_thread(wait_until, lambda: not first.pods_left())
     assert mounts(os.getpid(), first.state) == before
     assert (await Client(second.target, signing.token()).run("print('again')")).stdout == "again\n"
     second.stop()

@@ -13,6 +13,8 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from slipway_testkit import pods
+from slipway_testkit.pods import NoCluster, SandboxPods
 from slipway_testkit.servers import keycloak, postgres, programs, rabbitmq, redis, versitygw, weaviate
 from slipway_testkit.servers.keycloak import KeycloakServer
 from slipway_testkit.servers.postgres import PostgresServer
@@ -58,6 +60,16 @@ def installed_program() -> Callable[[str], Path]:
             _fail_or_skip(error)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def sandbox_pods() -> Iterator[SandboxPods]:
+    """A namespace of the cluster that SLIPWAY_TEST_KUBECONFIG names; without one the test is skipped, always."""
+    try:
+        with pods.namespace() as given:
+            yield given
+    except NoCluster as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from slipway_chassis.settings import CoreSettings
 
 from slipway_tools.address import AllowList
 from slipway_tools.sandbox.choice import SandboxChoice
+from slipway_tools.sandbox.kubernetes.settings import PodSettings
 from slipway_tools.sandbox.limits import MIB, Limits
 from slipway_tools.sandbox.pool import PoolSize
 from slipway_tools.sandbox.program import Runtime
 from slipway_tools.sandbox.sessions import SessionLimits
 
 
-def _read_list(value: Any) -> Any:
+def read_list(value: Any) -> Any:
     """Lists are written as JSON or with commas."""
     if not isinstance(value, str):
         return value
@@ -35,7 +36,23 @@ class SandboxSettings(BaseSettings):
 
     state_dir: Path = Field(description="folder of the sandbox's Python; made if missing")
     sandbox: str = Field(
-        "nsjail", pattern=r"^(nsjail|runsc(:.+)?)$", description="`nsjail`, `runsc`, or `runsc:` and its path"
+        "nsjail",
+        pattern=r"^(nsjail|runsc(:.+)?|kubernetes)$",
+        description="`nsjail`, `runsc`, `runsc:` and its path, or `kubernetes`",
+    )
+    sandbox_namespace: str | None = Field(
+        None, pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="kubernetes: where the pods are"
+    )
+    sandbox_image: str | None = Field(None, min_length=1, description="kubernetes: image of the pods, with its tag")
+    sandbox_runtime_class: str = Field("gvisor", min_length=1, description="kubernetes: RuntimeClass of the pods")
+    sandbox_kubeconfig: Path | None = Field(
+        None, description="kubernetes: whose access; unset: this pod's service account"
+    )
+    sandbox_cpu_request: float = Field(
+        0.1, ge=0.01, le=64, description="kubernetes: processors reserved for each pod, waiting ones too"
+    )
+    sandbox_start_seconds: float = Field(
+        60, ge=5, le=600, description="kubernetes: how long a pod may take until it can run a program"
     )
     sandbox_runtimes: Annotated[tuple[Runtime, ...], NoDecode] = Field(
         ("python", "shell"), description="`python`, `shell`, `node`: which programs may be run"
@@ -99,12 +116,35 @@ class SandboxSettings(BaseSettings):
             self.sandbox_runtimes,
             self.sandbox_packages,
             self.sandbox_downgrade,
+            self._pods,
         )
+
+    @property
+    def _pods(self) -> PodSettings | None:
+        if self.sandbox != "kubernetes" or self.sandbox_namespace is None or self.sandbox_image is None:
+            return None
+        return PodSettings(
+            self.sandbox_namespace,
+            self.sandbox_image,
+            self.sandbox_runtime_class,
+            self.sandbox_kubeconfig,
+            self.sandbox_cpu_request,
+            self.sandbox_start_seconds,
+            self.sandbox_session_max_seconds,
+        )
+
+    @model_validator(mode="after")
+    def _pods_are_named(self) -> Self:
+        if self.sandbox == "kubernetes":
+            for name, value in (("NAMESPACE", self.sandbox_namespace), ("IMAGE", self.sandbox_image)):
+                if value is None:
+                    raise ValueError(f"SLIPWAY_TOOLS_SANDBOX=kubernetes needs SLIPWAY_TOOLS_SANDBOX_{name}")
+        return self
 
     @field_validator("sandbox_runtimes", "sandbox_packages", mode="before")
     @classmethod
     def _read_names(cls, value: Any) -> Any:
-        return _read_list(value)
+        return read_list(value)
 
 
 class ToolsSettings(SandboxSettings, CoreSettings):
@@ -128,7 +168,7 @@ class ToolsSettings(SandboxSettings, CoreSettings):
     @field_validator("http_allow", "regions", mode="before")
     @classmethod
     def _read_lists(cls, value: Any) -> Any:
-        return _read_list(value)
+        return read_list(value)
 
     @field_validator("http_allow")
     @classmethod

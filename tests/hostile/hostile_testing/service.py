@@ -19,6 +19,9 @@ from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.ids import new_id
+from slipway_testkit.pods import SandboxPods
+
+from hostile_testing import host
 
 
 class Files(memory_pb2_grpc.FilesServiceServicer):
@@ -51,8 +54,9 @@ def files() -> Iterator[Files]:
 class Service:
     """`python -m slipway_tools.main` with an adapter of the sandbox."""
 
-    def __init__(self, environment: dict[str, str], state: Path) -> None:
+    def __init__(self, environment: dict[str, str], state: Path, pods: SandboxPods | None = None) -> None:
         self.state = state
+        self.pods = pods
         self.log: list[str] = []
         self.environment = environment
         self._ready: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -74,6 +78,23 @@ class Service:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def programs(self) -> list[str]:
+        """What runs for it, here and on its cluster."""
+        return host.processes(self.pid, self.state) + self._pods(ended=False)
+
+    def pods_left(self) -> list[str]:
+        """Pods that it made and that are not removed, whether they ended or not."""
+        return self._pods(ended=True)
+
+    def _pods(self, *, ended: bool) -> list[str]:
+        there = self.pods.pods(ended=ended) if self.pods else []
+        own = f"{self.pid}-"
+        return [
+            pod["metadata"]["name"]
+            for pod in there
+            if pod["metadata"]["labels"]["slipway.dev/instance"].startswith(own)
+        ]
 
     @property
     def bounds_memory(self) -> bool:
@@ -98,9 +119,24 @@ class Service:
 
 
 def start(
-    sandbox: str, database: str, valkey: str, memory: Files, signing: Any, policies: Path, state: Path, **settings: str
+    sandbox: str,
+    database: str,
+    valkey: str,
+    memory: Files,
+    signing: Any,
+    policies: Path,
+    state: Path,
+    pods: SandboxPods | None,
+    **settings: str,
 ) -> Service:
-    """Start a service whose sandboxes are made by `sandbox` (`nsjail`, or `runsc:` and its path)."""
+    """Start a service whose sandboxes are made by `sandbox` (`nsjail`, `runsc:` and its path, `kubernetes`)."""
+    if pods is not None:
+        settings |= {
+            "SANDBOX_NAMESPACE": pods.namespace,
+            "SANDBOX_IMAGE": pods.image,
+            "SANDBOX_KUBECONFIG": str(pods.kubeconfig),
+            "SANDBOX_CPU_REQUEST": "0.05",
+        }
     own = {
         "DATABASE_URL": database,
         "BUS_URL": valkey,
@@ -120,7 +156,7 @@ def start(
         "SANDBOX_INODES": "1000",
         **settings,
     }
-    return Service({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, state)
+    return Service({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, state, pods)
 
 
 class Client:

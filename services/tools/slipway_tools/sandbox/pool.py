@@ -265,23 +265,33 @@ class SandboxPool:
                 await asyncio.sleep(0)
             # Calls that wait come first: a sandbox made for later would take their processor.
             while len(self._warm) < self._size.warm and not self._turns.waiting and not self._closed:
-                if self._launchers:
-                    held = self._launchers.popleft()
-                elif not self._places.empty():
-                    held = self._launch(self._places.get_nowait())
-                else:
+                number = min(self._size.warm - len(self._warm), self.adapter.starting.at_a_time)
+                coming = [held for _ in range(number) if (held := self._next_to_boot()) is not None]
+                if not coming:
                     break
-                try:
-                    await held.box.boot()
-                except BaseException:
-                    self._retire(held)
-                    raise
-                self._warm.append(held)
-                SANDBOXES_WARM.set(len(self._warm))
+                await self._boot(coming)
         except SandboxUnavailable as error:
             log.warning("sandbox.not_started_ahead", reason=error.message)  # the next call says so
         finally:
             self._topping_up = False
+
+    def _next_to_boot(self) -> Held | None:
+        if self._launchers:
+            return self._launchers.popleft()
+        return None if self._places.empty() else self._launch(self._places.get_nowait())
+
+    async def _boot(self, coming: list[Held]) -> None:
+        """Have these wait for a program; raises what the first of them that did not come up says."""
+        outcomes = await asyncio.gather(*(held.box.boot() for held in coming), return_exceptions=True)
+        for held, outcome in zip(coming, outcomes, strict=True):
+            if outcome is None:
+                self._warm.append(held)
+            else:
+                self._retire(held)
+        SANDBOXES_WARM.set(len(self._warm))
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     async def _prove(self) -> None:
         outcome = await self.run(Program(b"print('sandbox')", seconds=20.0))

@@ -47,7 +47,9 @@ INTERPRETER = "/usr/bin/python3"
 INSIDE_HOME = "/usr/lib/slipway/slipway_tools"
 RUNNER = f"{INSIDE_HOME}/sandbox/runner.pyc"
 EGRESS = "/run/egress"
-INSIDE = tuple(f"sandbox/{name}.py" for name in ("__init__", "runner", "interpreter", "workspace", "relay"))
+INSIDE = tuple(
+    f"sandbox/{name}.py" for name in ("__init__", "runner", "interpreter", "workspace", "relay", "confine", "agent")
+)
 
 
 def runner_command(report: int, *, egress: bool) -> list[str]:
@@ -90,12 +92,26 @@ class Image:
             raise SandboxUnavailable(f"{target} is not owned by this service's user: remove it")
         return target
 
+    def export(self, folder: Path) -> None:
+        """Put the sandbox's root into the empty folder `folder`, as the content of a container's image.
+
+        Raises:
+            SandboxUnavailable: libraries can't be found, or a package is not installed.
+            OSError: the folder is not empty, or can't be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        _build(folder, self.programs, self.packages)
+
     def _digest(self) -> str:
         binary = _interpreter().stat()
-        sources = [_source(name).read_bytes() for name in INSIDE]
         programs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.programs]
-        own = (LAYOUT, sys.version, str(_interpreter()), binary.st_size, binary.st_mtime_ns, sources)
+        own = (LAYOUT, sys.version, str(_interpreter()), binary.st_size, binary.st_mtime_ns, inside())
         return hashlib.sha256(repr((own, programs, packages.versions(self.packages))).encode()).hexdigest()[:16]
+
+
+def inside() -> list[bytes]:
+    """The sources of what runs inside."""
+    return [_source(name).read_bytes() for name in INSIDE]
 
 
 def _usable(folder: Path) -> bool:

@@ -192,6 +192,7 @@ class Runner:
     ) -> tuple[Any, ...]:
         """In the child: become the program, or tell what Python is to run."""
         python.leave_root()
+        os.setpgid(0, 0)  # a signal to its own group is not one to the runner
         _signal.set_wakeup_fd(-1)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.dup2(stdin, 0)
