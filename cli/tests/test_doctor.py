@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from slipway_cli.checks.machine import check_keys
-from slipway_cli.checks.stack import check_databases
+from slipway_cli.checks.keys import check_keys
+from slipway_cli.checks.stack import check_databases, check_gateway
 from slipway_cli.main import app
 from slipway_cli.supervisor.data_dir import DataDir
 from slipway_cli.supervisor.postgres import PostgresServer, prepare
+from slipway_testkit.scripted_server import ScriptedServer, answers
 from slipway_testkit.servers.postgres import embedded_postgres
 from typer.testing import CliRunner, Result
 
@@ -115,6 +116,31 @@ def test_keys_are_right_until_they_are_gone_damaged_or_open_to_others(data_dir: 
     assert "has a data key of audit that is not 32 bytes" in sentences
 
 
+def test_keys_that_do_not_belong_together_are_open_or_old_are_told_with_the_command(data_dir: Path) -> None:
+    gateway, audit = data_dir / "keys" / "gateway", data_dir / "keys" / "audit"
+    for file in (gateway / "signing.pem", audit / "log.key"):
+        os.utime(file, (0, 0))
+    old = check_keys(data_dir)
+    assert [finding.level for finding in old] == ["warn", "warn"]
+    assert f"rotate it: `python -m slipway_gateway.keys rotate {gateway}`" in old[0].sentence
+    assert f"rotate it: `python -m slipway_audit.keys rotate {audit}`" in old[1].sentence
+    for name in ("gateway", "audit"):
+        command = [sys.executable, "-m", f"slipway_{name}.keys", "rotate", str(data_dir / "keys" / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    assert [finding.level for finding in check_keys(data_dir)] == ["ok"]
+    jwks, verifiers = gateway / "jwks.json", audit / "log.vkey"
+    retired = [key for key in json.loads(jwks.read_text())["keys"] if "exp" in key]
+    jwks.write_text(json.dumps({"keys": retired}))
+    verifiers.write_text(verifiers.read_text().splitlines()[1] + "\n")
+    sentences = "\n".join(finding.sentence for finding in check_keys(data_dir))
+    assert f"{jwks} lacks the public part of signing.pem" in sentences
+    assert f"{verifiers} lacks the public part of log.key" in sentences
+    (data_dir / "tools-secrets.yaml").touch(mode=0o644)
+    assert f"{data_dir / 'tools-secrets.yaml'} can be read by others: chmod 600" in "\n".join(
+        finding.sentence for finding in check_keys(data_dir)
+    )
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of its own: roles belong to all of it."""
@@ -133,3 +159,9 @@ async def test_databases_that_are_not_made_yet_or_lack_migrations_are_told(
     assert len(missing) == 6
     assert all("migrations, first" in finding.text for finding in missing)
     assert urlsplit(server.address).username is None
+
+
+async def test_what_a_gateway_goes_on_without_is_told_though_it_is_ready(gateway: ScriptedServer) -> None:
+    gateway.then(answers({"status": "ready", "degraded": ["redis", "audit"]}))
+    found = await check_gateway(gateway.url)
+    assert (found[0].level, found[0].text) == ("warn", f"{gateway.url} works on without redis, audit")

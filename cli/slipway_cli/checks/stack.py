@@ -28,11 +28,23 @@ async def check_gateway(url: str) -> list[Finding]:
         return [Finding("fail", "gateway", f"{url} cannot be reached ({reason})", "look at its log")]
     clock = skew("gateway", answer.headers.get("date", ""))
     if answer.status_code == 200:
+        degraded = _degraded(answer)
+        if degraded:
+            remedy = "start what it names, docs/faults.md says what goes on without"
+            return [Finding("warn", "gateway", f"{url} works on without {degraded}", remedy), *clock]
         return [Finding("ok", "gateway", f"{url} is ready"), *clock]
     return [
         Finding("fail", "gateway", f"{url} is not ready: {answer.text.strip()[:500]}", "start what it names"),
         *clock,
     ]
+
+
+def _degraded(answer: httpx.Response) -> str:
+    """What the gateway does without, by name."""
+    try:
+        return ", ".join(answer.json().get("degraded", []))
+    except (ValueError, TypeError, AttributeError):
+        return ""
 
 
 def check_processes(state: StackState) -> list[Finding]:

@@ -66,7 +66,7 @@ def doctor(
 
 
 async def _examine(data_dir: Path, servers: "RealServers", config: Path, port: int) -> "list[Finding]":
-    from slipway_cli.checks import machine, stack
+    from slipway_cli.checks import keys, machine, stack
     from slipway_cli.supervisor.data_dir import read_state
 
     state = read_state(data_dir)
@@ -77,7 +77,7 @@ async def _examine(data_dir: Path, servers: "RealServers", config: Path, port: i
         found += stack.check_processes(state)
         found += await stack.check_gateway(state.url)
         found += await stack.check_issuer(state.issuer)
-    found += machine.check_keys(data_dir)
+    found += keys.check_keys(data_dir)
     found += await servers.check()
     address = state.postgres if state else servers.postgres
     if address and (data_dir / "secrets.json").exists():
