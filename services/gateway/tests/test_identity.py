@@ -12,7 +12,6 @@ import httpx
 import jwt
 import pytest
 from gateway_testing.identity import Identity
-from gateway_testing.pages import sign_in
 from gateway_testing.processes import Process, issuer_env, wait_for_http
 from gateway_testing.providers import (
     CI_SECRET,
@@ -30,6 +29,7 @@ from slipway_chassis.ids import new_id
 from slipway_chassis.tokens import CallerTokenVerifier
 from slipway_cli.main import app
 from slipway_gateway import keys
+from slipway_testkit.pages import sign_in
 from typer.testing import CliRunner, Result
 
 REALM = Path(__file__).parents[3] / "k8s" / "realm" / "slipway-realm.json"

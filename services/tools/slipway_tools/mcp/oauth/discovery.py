@@ -10,7 +10,6 @@ from typing import TypeVar
 from mcp.client.auth.utils import (
     build_oauth_authorization_server_metadata_discovery_urls,
     build_protected_resource_metadata_discovery_urls,
-    get_client_metadata_scopes,
 )
 from mcp.shared.auth import OAuthMetadata, ProtectedResourceMetadata
 from mcp.shared.auth_utils import check_resource_allowed, resource_url_from_server_url
@@ -53,13 +52,14 @@ async def discover(web: Web, url: str, headers: Mapping[str, str], oauth: OAuth)
     issuer = _issuer([str(one) for one in metadata.authorization_servers], oauth.issuer)
     server = await _server_metadata(web, issuer, url)
     await _check_safe(web, server)
-    scopes = oauth.scopes
-    if not scopes:
-        asked = get_client_metadata_scopes(
-            " ".join(challenge.scopes) or None, metadata, server, ["authorization_code", "refresh_token"]
-        )
-        scopes = words((asked or "").split())
+    scopes = oauth.scopes or _scopes(challenge.scopes or words(metadata.scopes_supported or ()), server)
     return Discovered(resource, server, scopes)
+
+
+def _scopes(asked: tuple[str, ...], server: OAuthMetadata) -> tuple[str, ...]:
+    """What the MCP server asks for, and a login that lasts where the authorization server has a scope for that."""
+    lasting = "offline_access" in (server.scopes_supported or ())
+    return words([*asked, "offline_access"]) if asked and lasting else asked
 
 
 async def _resource_metadata(web: Web, url: str, named: str) -> ProtectedResourceMetadata:
