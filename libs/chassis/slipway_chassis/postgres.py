@@ -2,17 +2,21 @@
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
 from slipway_chassis.errors import Aborted, SlipwayError, Unavailable
 from slipway_chassis.logs import get_logger
+from slipway_chassis.tls import TlsInvalid
 
 ChassisTable = Literal["outbox", "idempotency", "effects", "subject_keys", "inbox"]
 
@@ -61,7 +65,11 @@ def as_domain_error(error: BaseException) -> SlipwayError | None:
 
 
 async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience: float = 30) -> asyncpg.Pool:
-    """A connection pool. A database that is still starting is waited for, ``patience`` seconds at most."""
+    """A connection pool. A database that is still starting is waited for, ``patience`` seconds at most.
+
+    Raises StoreUnavailable; TlsInvalid when TLS is what is wrong.
+    """
+    _check_files(url)
     give_up = time.monotonic() + patience
     while True:
         try:
@@ -82,10 +90,30 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
                 },
             )
         except (OSError, TimeoutError, *_AWAY) as error:
+            if refused := _tls_refused(error):
+                raise TlsInvalid(f"DATABASE_URL: {refused}") from error
             if time.monotonic() > give_up:
                 raise StoreUnavailable("the database is unavailable") from error
             _log.warning("postgres.waiting", error=type(error).__name__)
             await asyncio.sleep(0.5)
+
+
+def _check_files(url: str) -> None:
+    """Files that the URL names for TLS are there. Raises TlsInvalid."""
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name in ("sslrootcert", "sslcert", "sslkey") and not Path(value).is_file():
+            raise TlsInvalid(f"DATABASE_URL: {name} names {value}, which is no file that can be read")
+
+
+def _tls_refused(error: BaseException) -> str:
+    """Why TLS with the database will not work, however long one waits; empty if that is not what is wrong."""
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return "it demands TLS (sslmode), which the server does not have: turn `ssl` on there"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted ({error.verify_message}): sslrootcert names its authority"
+    if isinstance(error, ssl.SSLError) and error.reason == "NO_CERTIFICATE_OR_CRL_FOUND":
+        return "sslrootcert holds no certificate in PEM"
+    return ""
 
 
 async def _nothing_to_reset(_connection: object) -> None:

@@ -7,6 +7,7 @@ from prometheus_client import Gauge
 
 from slipway_chassis import telemetry
 from slipway_chassis.logs import get_logger
+from slipway_chassis.tls_failures import tls_reason
 
 CHECK_SECONDS = 3.0
 
@@ -64,6 +65,7 @@ async def _answer(check: Check) -> str:
     except TimeoutError:
         return f"no answer in {CHECK_SECONDS:g} s"
     except Exception as error:  # noqa: BLE001 - any failure means that it is missing
-        # Only the type: what an error says may name addresses and users.
-        return type(error).__name__
+        # Only the type: what an error says may name addresses and users. What is wrong with a certificate names none.
+        reason = tls_reason(error)
+        return type(error).__name__ + (f" (TLS: {reason})" if reason else "")
     return ""

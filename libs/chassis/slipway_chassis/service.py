@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.settings import CoreSettings
-from slipway_chassis.tls import ServiceTls
+from slipway_chassis.tls import ServiceTls, TlsInvalid
 from slipway_chassis.tokens import CallerTokenVerifier
 
 _log = get_logger(__name__)
@@ -134,10 +135,17 @@ async def _cancel_all(tasks: Sequence["asyncio.Task[None]"]) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a service's main coroutine on uvloop: the entry point of every ``main.py``."""
+    """Run a service's main coroutine on uvloop: the entry point of every ``main.py``.
+
+    Certificates that cannot be used end the process with a sentence, and exit code 2.
+    """
     import uvloop
 
-    uvloop.run(main)
+    try:
+        uvloop.run(main)
+    except TlsInvalid as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        sys.exit(2)
 
 
 def work_undisturbed() -> None:

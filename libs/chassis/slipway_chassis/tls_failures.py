@@ -4,6 +4,7 @@ gRPC tells it only in the text of the status; texts that say nothing of TLS are 
 """
 
 import re
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
@@ -46,6 +47,19 @@ def tls_failure(details: str) -> str:
     if not _NOT_MADE.search(details):
         return ""
     return next((sentence for pattern, sentence in _SENTENCES if pattern.search(details)), "")
+
+
+def tls_reason(error: BaseException) -> str:
+    """Why TLS failed, if that is what is behind an error: without addresses and names; empty if it is not."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            # Of a name that does not fit, the message says which.
+            return seen.verify_message.partition(",")[0]
+        if isinstance(seen, ssl.SSLError) and seen.reason:
+            return seen.reason.replace("_", " ").lower()
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def tell_tls_failure(details: str, *, clock: Callable[[], float] = time.monotonic) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc.aio
 import httpx
@@ -45,10 +47,16 @@ logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
 
 
 class WeaviateConnection:
-    """One client for all; usable although Weaviate is away at first."""
+    """One client for all; usable although Weaviate is away at first.
+
+    With TLS its certificate must be of a public authority, or of one in the file that SSL_CERT_FILE names.
+    """
 
     def __init__(self, address: WeaviateAddress) -> None:
         self._address = address
+        # The client takes an authority of one's own from this variable for HTTP, and from its caller for gRPC.
+        authorities = os.environ.get("SSL_CERT_FILE", "") if address.tls else ""
+        credentials = grpc.ssl_channel_credentials(Path(authorities).read_bytes()) if authorities else None
         self._client = weaviate.use_async_with_custom(
             http_host=address.host,
             http_port=address.port,
@@ -58,7 +66,9 @@ class WeaviateConnection:
             grpc_secure=address.tls,
             auth_credentials=Auth.api_key(address.key) if address.key else None,
             additional_config=AdditionalConfig(
-                timeout=_TIMEOUT, trust_env=False, grpc_config=GrpcConfig(channel_options=_CHANNEL)
+                timeout=_TIMEOUT,
+                trust_env=bool(authorities),
+                grpc_config=GrpcConfig(channel_options=_CHANNEL, credentials=credentials),
             ),
             # They ask a package index for the client's newest version; `connect` below checks what matters.
             skip_init_checks=True,
