@@ -39,6 +39,7 @@ def installed(folder: Path) -> Iterator[str]:
         password, service_password = release.servers(), secrets.token_hex(16)
         asyncio.run(release.databases(password, service_password))
         release.make_secrets(folder, password, service_password)
+        release.make_certificates(folder / "certificates")
         yield release.put_release(folder)
     finally:
         if not KEPT:

@@ -40,7 +40,7 @@ def _waiting(name: str, seconds: int) -> str:
 
 
 STEADY = _waiting("steady", 4)
-LASTING = _waiting("lasting", 30)
+LASTING = _waiting("lasting", 25)
 # Nothing but steps: it keeps a worker busy until it has ended.
 BUSY = AGENT.format(
     name="busy",

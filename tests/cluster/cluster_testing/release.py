@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from slipway_cli.supervisor.data_dir import Secrets
 from slipway_cli.supervisor.postgres import PostgresServer, prepare
+from slipway_testkit.certificates import CertificateAuthority
 
 from cluster_testing.cluster import CHART, NAMESPACE, RELEASE, forwarded, helm, kubectl
 
@@ -64,6 +65,7 @@ def values() -> dict[str, Any]:
         "oidc": {"issuer": f"http://127.0.0.1:{ISSUER_PORT}/realms/slipway", "clients": ["slipway-cli", "slipway-ci"]},
         "directory": {"url": "realm-file:///etc/slipway/realm/slipway-realm.json"},
         "config": {"realm": True},
+        "tls": {"enabled": True},
         "drain": {"preStopSeconds": 5, "graceSeconds": 10, "handOverSeconds": 15},
         "services": services,
     }
@@ -107,6 +109,22 @@ def make_secrets(folder: Path, password: str, service_password: str) -> None:
     key = {"issuer.pem": (folder / "issuer" / "issuer.pem").read_text()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "issuer"}, "stringData": key}
     kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(secret))
+
+
+def make_certificates(folder: Path) -> None:
+    """The Secrets of mutual TLS between the services, as cert-manager would make them."""
+    authority = CertificateAuthority("cluster test")
+    for component in COMPONENTS:
+        service = f"{RELEASE}-gateway-grpc" if component == "gateway" else f"{RELEASE}-{component}"
+        files = authority.issue(folder / component, f"{service}.{NAMESPACE}.svc.cluster.local")
+        paths = {"tls.crt": files.certificate, "tls.key": files.key, "ca.crt": files.authority}
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"slipway-{component}-tls"},
+            "stringData": {name: path.read_text() for name, path in paths.items()},
+        }
+        kubectl("apply", "--filename", "-", stdin=yaml.safe_dump(secret))
 
 
 def put_release(folder: Path, *options: str) -> str:
