@@ -66,7 +66,10 @@ def doctor(
 
 
 async def _examine(data_dir: Path, servers: "RealServers", config: Path, port: int) -> "list[Finding]":
+    import os
+
     from slipway_cli.checks import keys, machine, stack
+    from slipway_cli.checks.certificates import check_certificates
     from slipway_cli.supervisor.data_dir import read_state
 
     state = read_state(data_dir)
@@ -78,6 +81,7 @@ async def _examine(data_dir: Path, servers: "RealServers", config: Path, port: i
         found += await stack.check_gateway(state.url)
         found += await stack.check_issuer(state.issuer)
     found += keys.check_keys(data_dir)
+    found += await check_certificates(os.environ)
     found += await servers.check()
     address = state.postgres if state else servers.postgres
     if address and (data_dir / "secrets.json").exists():

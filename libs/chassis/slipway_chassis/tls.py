@@ -171,6 +171,11 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(material.key, material.certificate)], material.authority)
 
 
+def read_files(files: CertificateFiles) -> Material:
+    """What the files hold now. Raises TlsInvalid."""
+    return _read(files)[1]
+
+
 def _read(files: CertificateFiles) -> tuple[Stamp, Material]:
     """The files, all of one moment. Raises TlsInvalid."""
     for _ in range(_READS):
