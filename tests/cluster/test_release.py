@@ -52,7 +52,12 @@ def test_workers_are_scaled_from_one_to_three_and_back_during_runs(desk: Desk) -
     runs = begin(desk, 24)
     kubectl("scale", f"deployment/{RELEASE}-worker", "--replicas=3")
     until(lambda: len(ready_pods("worker")) == 3, seconds=120, what="three workers are ready")
-    until(lambda: len(workers_that_took_runs()) == 3, seconds=60, what="all three have taken runs")
+
+    def all_take_runs() -> bool:
+        runs.extend(begin(desk, 4))
+        return len(workers_that_took_runs()) == 3
+
+    until(all_take_runs, seconds=90, what="all three have taken runs")
     kubectl("scale", f"deployment/{RELEASE}-worker", "--replicas=1")
     expect_whole(desk, runs)
 
