@@ -1,16 +1,19 @@
 """`slipway backup` and `slipway restore`: what can't be used is told before anything is written."""
 
+import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from slipway_cli.backup import archive, installation, keys
 from slipway_cli.backup.archive import Manifest
 from slipway_cli.main import app
 from slipway_cli.supervisor.data_dir import SERVICES, DataDir
+from slipway_testkit.servers.postgres import PostgresServer, embedded_postgres
 from typer.testing import CliRunner
 
 PASSPHRASE = "correct horse battery staple"
@@ -146,3 +149,52 @@ def test_without_an_installation_or_its_servers_there_is_no_backup(tmp_path: Pat
     for name in ("postgres", "valkey"):
         (data_dir / name).mkdir()
     assert f"the embedded servers of {data_dir} do not run: start the stack" in refused(data_dir)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of its own: roles belong to all of it."""
+    with embedded_postgres(tcp=True) as running:
+        yield running
+
+
+async def names(server: PostgresServer) -> list[str]:
+    connection = await asyncpg.connect(server.url())
+    try:
+        rows = await connection.fetch(
+            "SELECT datname AS name FROM pg_database WHERE datname LIKE 'slipway%'"
+            " UNION ALL SELECT rolname FROM pg_roles WHERE rolname LIKE 'slipway%' ORDER BY name"
+        )
+    finally:
+        await connection.close()
+    return [row["name"] for row in rows]
+
+
+def test_a_restore_that_fails_on_the_way_takes_away_what_it_made(
+    restore: Callable[..., str], server: PostgresServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "servers.yaml"
+    file.write_text(f"postgres: {server.url()}\n")
+    # What stands for dumps in this backup are none.
+    assert "pg_restore of slipway_gateway failed" in restore("--servers", str(file))
+    assert asyncio.run(names(server)) == []
+
+
+def test_a_server_that_another_installation_uses_is_refused(
+    restore: Callable[..., str], server: PostgresServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "servers.yaml"
+    file.write_text(f"postgres: {server.url()}\n")
+
+    async def execute(statement: str) -> None:
+        connection = await asyncpg.connect(server.url())
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(execute("CREATE ROLE slipway_memory"))
+    try:
+        said = restore("--servers", str(file))
+        assert f"127.0.0.1:{server.port} has slipway_memory already, of another installation" in said
+        assert asyncio.run(names(server)) == ["slipway_memory"]
+    finally:
+        asyncio.run(execute("DROP ROLE slipway_memory"))

@@ -75,7 +75,7 @@ def _check_pairs(keys: Path) -> list[Finding]:
         known = [VerifierKey.parse(line) for line in verifiers.read_text().splitlines()]
     except (OSError, UnicodeDecodeError, NoteError):
         return [*found, Finding("warn", "keys", f"{verifiers} holds no verifier key for auditors", remedy)]
-    if SignerKey.parse((keys / "audit" / "log.key").read_text()).verifier not in known:
+    if SignerKey.parse((keys / "audit" / "log.key").read_text().splitlines()[0]).verifier not in known:
         found.append(Finding("fail", "keys", f"{verifiers} lacks the public part of log.key", remedy))
     return found
 
@@ -130,7 +130,8 @@ def _wrong_public_keys(text: str) -> str:
 
 def _wrong_log_key(text: str) -> str:
     try:
-        SignerKey.parse(text)
+        # After a rotation further lines hold public keys.
+        SignerKey.parse(text.partition("\n")[0])
     except NoteError as error:
         return f"is no signing key of a log ({error})"
     return ""

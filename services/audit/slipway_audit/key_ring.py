@@ -1,4 +1,4 @@
-"""The key that signs now, and those that did before: read again when their files change, so that a rotation needs no
+"""The key that signs now, and those that did before: read again when their file changes, so that a rotation needs no
 restart."""
 
 from pathlib import Path
@@ -6,25 +6,24 @@ from pathlib import Path
 from slipway_chassis.logs import get_logger
 from slipway_evidence.note import SignerKey, VerifierKey, key_id, parse_note
 
-from slipway_audit.keys import VERIFIER_FILE, KeyFileInvalid, load, load_verifiers
+from slipway_audit.keys import KeyFileInvalid, load
 
 _log = get_logger(__name__)
-_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class KeyRing:
-    """The signing key of a file, and the verifier keys of `log.vkey` beside it, where there is one."""
+    """The signing key of a file, and the verifier keys of those that it replaced, as `keys.rotate` writes them."""
 
     def __init__(self, file: Path) -> None:
         """Reads the keys. Raises KeyFileInvalid."""
         self._file = file
-        self._stamp = self._look()
+        self._stamp = _stamp(file)
         self._signing, self._verifiers = self._read()
         self._signed = [self._signing]
 
     def current(self) -> SignerKey:
-        """The key that signs now. Files that can't be used leave it as it was, and are logged."""
-        stamp = self._look()
+        """The key that signs now. A file that can't be used leaves it as it was, and is logged."""
+        stamp = _stamp(self._file)
         if stamp != self._stamp:
             self._stamp = stamp
             try:
@@ -53,11 +52,8 @@ class KeyRing:
         return self._signing.verifier
 
     def _read(self) -> tuple[SignerKey, tuple[VerifierKey, ...]]:
-        signing = load(self._file)
-        return signing, (signing.verifier, *load_verifiers(self._file.with_name(VERIFIER_FILE)))
-
-    def _look(self) -> _Stamp:
-        return tuple(_stamp(file) for file in (self._file, self._file.with_name(VERIFIER_FILE)))
+        signing, retired = load(self._file)
+        return signing, (signing.verifier, *retired)
 
 
 def _is_of(identifier: bytes, key: VerifierKey) -> bool:

@@ -3,15 +3,16 @@
 Writes `log.key` (a secret, mode 0600) and `log.vkey`, the public key that verifiers need. The key's name is the origin
 of all logs that it signs, which add their tenant's name. Keys that are there already stay.
 
-`… rotate DIR` makes a new key of the same name. `log.vkey` then has a line for each key, the one in force first:
-bundles are verified by the key that signed them. The service takes the new key up by itself, and each log goes on as
-its next generation, whose checkpoints name the last head that the old key signed.
+`… rotate DIR` makes a new key of the same name. Both files then have a line for each key before, of which only the
+public part is kept: bundles are verified by the key that signed them. The service takes the new key up by itself, and
+each log goes on as its next generation, whose checkpoints name the last head that the old key signed.
 """
 
 import argparse
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from slipway_chassis.private_file import is_private
@@ -30,50 +31,36 @@ def init(folder: Path, origin: str) -> SignerKey:
     signer = folder / SIGNER_FILE
     if not signer.exists():
         _write_once(signer, SignerKey.generate(origin).encode() + "\n")
-    key = load(signer)
-    _write_verifiers(folder, key)
+    key, retired = load(signer)
+    _write_verifiers(folder, key, retired)
     return key
 
 
 def rotate(folder: Path) -> SignerKey:
     """Replace the key in a folder by a new one of its name. Raises OSError, KeyFileInvalid."""
-    old = load(folder / SIGNER_FILE)
+    old, retired = load(folder / SIGNER_FILE)
     new = SignerKey.generate(old.name)
-    # First the public keys: whoever sees the new private one finds the old one among those that were retired.
-    _write_verifiers(folder, new, old)
-    _replace(folder / SIGNER_FILE, new.encode() + "\n", mode=0o600)
+    retired = (old.verifier, *retired)
+    _write_verifiers(folder, new, retired)
+    _replace(folder / SIGNER_FILE, "".join(f"{line}\n" for line in (new.encode(), *retired)), mode=0o600)
     return new
 
 
-def load_verifiers(file: Path) -> tuple[VerifierKey, ...]:
-    """The verifier keys of a file, none where there is no file. Raises KeyFileInvalid."""
-    try:
-        return tuple(VerifierKey.parse(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise KeyFileInvalid(f"{file} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, NoteError):
-        raise KeyFileInvalid(f"{file} holds something else than verifier keys") from None
-
-
-def _write_verifiers(folder: Path, *keys: SignerKey) -> None:
-    """These keys first, then those that the file has already."""
-    file = folder / VERIFIER_FILE
-    lines = dict.fromkeys([*(str(key.verifier) for key in keys), *map(str, load_verifiers(file))])
-    _replace(file, "".join(f"{line}\n" for line in lines))
-
-
-def load(file: Path) -> SignerKey:
-    """Read a signing key. Raises KeyFileInvalid."""
+def load(file: Path) -> tuple[SignerKey, tuple[VerifierKey, ...]]:
+    """Read the signing key, and the public ones that were retired. Raises KeyFileInvalid."""
     try:
         if not is_private(file.stat()):
             raise KeyFileInvalid(f"{file} can be read by others; run: chmod 600 {file}")
-        return SignerKey.parse(file.read_text(encoding="ascii"))
+        first, *others = file.read_text(encoding="utf-8").splitlines() or [""]
+        return SignerKey.parse(first), tuple(VerifierKey.parse(line) for line in others)
     except OSError as error:
         raise KeyFileInvalid(f"{file} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, NoteError):
         raise KeyFileInvalid(f"{file} holds no signing key") from None
+
+
+def _write_verifiers(folder: Path, key: SignerKey, retired: Sequence[VerifierKey]) -> None:
+    _replace(folder / VERIFIER_FILE, "".join(f"{line}\n" for line in (key.verifier, *retired)))
 
 
 def _write_once(file: Path, text: str) -> None:
