@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 from slipway_chassis import telemetry
 from slipway_chassis.caller import Caller, acting_as
 from slipway_chassis.logs import configure_logging, get_logger
+from slipway_testkit.certificates import CertificateAuthority
 
 PROGRAM = Path(__file__).parent / "programs" / "traced.py"
 
@@ -53,6 +55,26 @@ async def test_spans_reach_the_collector_as_one_trace_and_without_the_text_of_er
     assert spans["outer"].attributes[0].value.string_value == "acme"
     assert spans["inner"].status.code == 2
     assert b"4711" not in collector.requests[0].SerializeToString()
+
+
+async def test_spans_reach_a_collector_over_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+    issued = CertificateAuthority().issue(tmp_path, "127.0.0.1")
+    collector = Collector()
+    server = grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    pair = issued.key.read_bytes(), issued.certificate.read_bytes()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(PROGRAM),
+        f"https://127.0.0.1:{port}",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(issued.authority)},
+    )
+    await process.communicate()
+    await server.stop(None)
+    assert len(collector.requests) == 1
 
 
 async def test_without_a_collector_no_sdk_is_loaded() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slipway_testkit.certificates import Issued
 from slipway_testkit.servers.process import ServerProcess, accepts_connections, free_port
 from slipway_testkit.servers.programs import program
 
@@ -23,16 +24,17 @@ class S3Server:
     buckets: Path
     access_key: str
     secret_key: str
+    scheme: str = "http"
 
     @property
     def endpoint(self) -> str:
         """Address of the API."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def url(self, bucket: str, *, secret_key: str | None = None, port: int | None = None) -> str:
         """URL of a bucket, as memory's setting OBJECTS_URL takes it; with another key or port: a wrong one."""
         keys = f"{self.access_key}:{secret_key or self.secret_key}"
-        return f"s3://{keys}@{bucket}?endpoint=http://127.0.0.1:{port or self.port}&region={_REGION}"
+        return f"s3://{keys}@{bucket}?endpoint={self.scheme}://127.0.0.1:{port or self.port}&region={_REGION}"
 
     def create_bucket(self) -> str:
         """Creates an empty bucket; returns its name."""
@@ -55,8 +57,8 @@ class S3Server:
 
 
 @contextmanager
-def versitygw() -> Generator[S3Server]:
-    """versitygw over a temporary folder; ServerUnavailable when it is not installed."""
+def versitygw(certificate: Issued | None = None) -> Generator[S3Server]:
+    """versitygw over a temporary folder; with a certificate over TLS. ServerUnavailable when it is not installed."""
     binary = program("versitygw")
     folder = Path(tempfile.mkdtemp(prefix="slipway-s3-"))
     port, access_key, secret_key = free_port(), "testkit", secrets.token_hex(16)
@@ -65,14 +67,16 @@ def versitygw() -> Generator[S3Server]:
     # Metadata beside the objects: not every file system of a build machine has extended attributes.
     sidecar = folder / "metadata"
     sidecar.mkdir()
-    command = [str(binary), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet", "posix"]
+    command = [str(binary), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet"]
+    if certificate is not None:
+        command += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
     process = ServerProcess(
         "versitygw",
-        [*command, "--sidecar", str(sidecar), str(buckets)],
+        [*command, "posix", "--sidecar", str(sidecar), str(buckets)],
         folder / "server.log",
         env={"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key},
     )
-    server = S3Server(process, port, buckets, access_key, secret_key)
+    server = S3Server(process, port, buckets, access_key, secret_key, "https" if certificate else "http")
     try:
         server.start()
         yield server
