@@ -47,6 +47,22 @@ from chart_testing.variants import REQUIRED, Helm, Object, Refused, merged
         ({"drain": {"preStopSeconds": 0}}, ["/drain/preStopSeconds"]),
         ({"secrets": {"gateway": {"database-url": "postgresql://a:b@c/d"}}}, ["/secrets/gateway"]),
         ({"podSecurity": {"runAsUser": 0}}, ["/podSecurity/runAsUser"]),
+        (
+            {"services": {"tools": {"sandboxPods": {"enabled": True}, "settings": {"SANDBOX": "runsc"}}}},
+            ["services.tools.settings.SANDBOX is set although", "take it out"],
+        ),
+        (
+            {"services": {"tools": {"sandboxPods": {"enabled": True}, "seccompLocalhostProfile": "nsjail.json"}}},
+            ["services.tools.seccompLocalhostProfile", "take one of both out"],
+        ),
+        (
+            {"services": {"tools": {"sandboxPods": {"enabled": True, "namespace": "team"}}}},
+            ["services.tools.sandboxPods.namespace is the release's own"],
+        ),
+        (
+            {"services": {"tools": {"sandboxPods": {"image": "registry.example.com:5000/slipway/sandbox"}}}},
+            ["/services/tools/sandboxPods/image"],
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Helm, values: Object, sentences: list[str]) -> None:

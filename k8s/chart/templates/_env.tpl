@@ -76,6 +76,14 @@
 {{- end }}
 {{- else if eq .component "tools" }}
 - {name: {{ $prefix }}_STATE_DIR, value: /var/lib/slipway}
+{{- with $values.sandboxPods }}
+{{- if .enabled }}
+- {name: {{ $prefix }}_SANDBOX, value: kubernetes}
+- {name: {{ $prefix }}_SANDBOX_NAMESPACE, value: {{ include "slipway.sandboxNamespace" $root }}}
+- {name: {{ $prefix }}_SANDBOX_IMAGE, value: {{ .image | default (include "slipway.image" (dict "root" $root "image" "sandbox")) | quote }}}
+- {name: {{ $prefix }}_SANDBOX_RUNTIME_CLASS, value: {{ .runtimeClassName | quote }}}
+{{- end }}
+{{- end }}
 {{- if $values.secretsFile }}
 - {name: {{ $prefix }}_SECRETS_FILE, value: /etc/slipway/secret/secrets.yaml}
 {{- end }}

@@ -53,6 +53,11 @@ dns:///{{ include "slipway.host" . }}:50051
 {{- join "," $hosts }}
 {{- end }}
 
+{{/* Namespace of the pods that run agents' code. */}}
+{{- define "slipway.sandboxNamespace" -}}
+{{ .Values.services.tools.sandboxPods.namespace | default (printf "%s-sandboxes" (include "slipway.fullname" .)) }}
+{{- end }}
+
 {{- define "slipway.publicHost" -}}
 {{ (urlParse .Values.publicUrl).host | splitList ":" | first }}
 {{- end }}

@@ -23,6 +23,15 @@
 {{- if has $setting $charts }}{{ fail (printf "services.%s.settings.%s is set by the chart from other values: see values.yaml" $name $setting) }}{{ end }}
 {{- end }}
 {{- end }}
+{{- with $v.services.tools }}
+{{- if .sandboxPods.enabled }}
+{{- range $setting := list "SANDBOX" "SANDBOX_NAMESPACE" "SANDBOX_IMAGE" "SANDBOX_RUNTIME_CLASS" "SANDBOX_KUBECONFIG" }}
+{{- if hasKey $v.services.tools.settings $setting }}{{ fail (printf "services.tools.settings.%s is set although services.tools.sandboxPods is enabled, which says where code runs: take it out" $setting) }}{{ end }}
+{{- end }}
+{{- if or .seccompLocalhostProfile .appArmorUnconfined }}{{ fail "services.tools.seccompLocalhostProfile and appArmorUnconfined are for nsjail in the pods of tools, but services.tools.sandboxPods is enabled: take one of both out" }}{{ end }}
+{{- if eq (include "slipway.sandboxNamespace" $) $.Release.Namespace }}{{ fail "services.tools.sandboxPods.namespace is the release's own: pods that run agents' code need a namespace of their own" }}{{ end }}
+{{- end }}
+{{- end }}
 {{- if not (include "slipway.auditShared" .) }}
 {{- if or $v.services.audit.autoscaling.enabled (gt (int $v.services.audit.replicas) 1) }}{{ fail "services.audit has more than one replica, which need a shared volume: set services.audit.heads.accessModes=[ReadWriteMany], or one replica without autoscaling" }}{{ end }}
 {{- end }}

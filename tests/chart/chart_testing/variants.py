@@ -88,6 +88,10 @@ VARIANTS: dict[str, Object] = {
             "certManager": {"enabled": True, "issuerRef": {"name": "internal", "kind": "ClusterIssuer"}},
         }
     },
+    "sandbox-pods": {
+        "image": {"registry": "registry.example.com", "tag": "1.2.3"},
+        "services": {"tools": {"sandboxPods": {"enabled": True, "maxPods": 40}}},
+    },
     "no-autoscaling": {
         "migrations": {"job": False},
         "networkPolicy": {"enabled": False},
