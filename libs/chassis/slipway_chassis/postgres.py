@@ -80,6 +80,7 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
                 timeout=10,
                 command_timeout=60,
                 max_inactive_connection_lifetime=60,
+                connect=_connect,
                 reset=_nothing_to_reset,
                 server_settings={
                     "application_name": "slipway",
@@ -89,8 +90,8 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
                     "idle_in_transaction_session_timeout": "60s",
                 },
             )
-        except (OSError, TimeoutError, *_AWAY) as error:
-            if refused := _tls_refused(error):
+        except (StoreUnavailable, *_AWAY) as error:
+            if refused := _tls_refused(error.__cause__ or error):
                 raise TlsInvalid(f"DATABASE_URL: {refused}") from error
             if time.monotonic() > give_up:
                 raise StoreUnavailable("the database is unavailable") from error
@@ -114,6 +115,14 @@ def _tls_refused(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError) and error.reason == "NO_CERTIFICATE_OR_CRL_FOUND":
         return "sslrootcert holds no certificate in PEM"
     return ""
+
+
+async def _connect(*arguments: Any, **options: Any) -> asyncpg.Connection:
+    """How the pool connects, whoever asked for the connection: a server that cannot be reached is told as away."""
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except (OSError, TimeoutError) as error:
+        raise StoreUnavailable("the database is unavailable", retry_after=1) from error
 
 
 async def _nothing_to_reset(_connection: object) -> None:

@@ -130,6 +130,9 @@ async def test_a_database_that_is_away_is_unavailable_and_the_pool_recovers(
                 return False
 
         assert not await works()
+        # Not only in a transaction: also for a query that is the pool's own.
+        with pytest.raises(StoreUnavailable):
+            await pool.fetchval("SELECT 1")
         server.restart(crash=True)
         await eventually(works, timeout=20)
         await pool.close()
