@@ -1,5 +1,6 @@
 """A real tools process on real servers, a small memory service, and a small HTTP server for it to call."""
 
+import asyncio
 import base64
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 from slipway.effects.v1 import effects_pb2
 from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
+from slipway_chassis.bus import Message, open_bus
 from slipway_chassis.channel import connect, invoke
 from slipway_chassis.errors import NotFound, ResourceExhausted
 from slipway_chassis.grpc_errors import DETAILS_KEY, to_status
@@ -308,3 +310,25 @@ def effect() -> Callable[..., effects_pb2.EffectKey]:
 def unique() -> Callable[[str], str]:
     """A name that no other test uses."""
     return lambda stem: f"{stem}{time.monotonic_ns()}"
+
+
+@pytest.fixture
+async def events(valkey_url: str, eventually: Any) -> Any:
+    """`await events(event_id)`: the audit event as it came over the bus, with its body."""
+    bus = await open_bus(valkey_url)
+    seen: dict[str, dict[str, Any]] = {}
+
+    async def keep(message: Message, _deliveries: int) -> None:
+        seen[message.id] = json.loads(message.body)
+
+    consuming = asyncio.create_task(bus.consume("audit.events", "tools-tests", keep))
+
+    async def find(event_id: str) -> dict[str, Any]:
+        await eventually(lambda: event_id in seen)
+        return seen[event_id]
+
+    find.seen = seen  # type: ignore[attr-defined]
+    yield find
+    consuming.cancel()
+    await asyncio.gather(consuming, return_exceptions=True)
+    await bus.close()

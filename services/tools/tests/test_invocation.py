@@ -10,30 +10,7 @@ import httpx
 import pytest
 from slipway.tools.v1 import tools_pb2
 from slipway_chassis import jcs
-from slipway_chassis.bus import Message, open_bus
 from slipway_chassis.errors import ErrorKind, SlipwayError
-
-
-@pytest.fixture
-async def events(valkey_url: str, eventually: Any) -> Any:
-    """`await events(event_id)`: the audit event as it came over the bus, with its body."""
-    bus = await open_bus(valkey_url)
-    seen: dict[str, dict[str, Any]] = {}
-
-    async def keep(message: Message, _deliveries: int) -> None:
-        seen[message.id] = json.loads(message.body)
-
-    consuming = asyncio.create_task(bus.consume("audit.events", "tools-tests", keep))
-
-    async def find(event_id: str) -> dict[str, Any]:
-        await eventually(lambda: event_id in seen)
-        return seen[event_id]
-
-    find.seen = seen  # type: ignore[attr-defined]
-    yield find
-    consuming.cancel()
-    await asyncio.gather(consuming, return_exceptions=True)
-    await bus.close()
 
 
 async def test_a_call_is_recorded_with_all_that_was_asked_for_and_what_came_of_it(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +12,7 @@ import pytest
 from slipway.tools.v1 import tools_pb2 as pb
 from slipway_chassis.errors import SlipwayError
 from tools_testing.oauth import REDIRECT, Vault, approve, begin, complete, connect, log_in
+from tools_testing.poison import respond
 
 CODE = pb.MCP_O_AUTH_GRANT_AUTHORIZATION_CODE
 
@@ -156,7 +158,7 @@ async def test_a_login_that_is_renewed_no_more_is_told_with_the_command(alice: A
     assert (await invoke(alice, vault)).error.code == ""
 
 
-async def test_an_authorization_server_that_is_down_ends_no_login(alice: Any, bob: Any, vault: Vault) -> None:
+async def test_servers_that_are_down_end_no_login(alice: Any, bob: Any, vault: Vault) -> None:
     await connect(alice, vault)
     await log_in(alice, vault)
     await approve(alice, bob, vault)
@@ -166,7 +168,15 @@ async def test_an_authorization_server_that_is_down_ends_no_login(alice: Any, bo
     vault.answer(path, lambda _: (503, {}))
     failed = await invoke(alice, vault)
     assert (failed.error.code, failed.error.retryable) == ("UNREACHABLE", True)
+    vault.answer(path, lambda _: (401, {"error": "invalid_client"}))
+    assert (await invoke(alice, vault)).error.code == "LOGIN_REQUIRED"
     vault.target.answers[path] = works
+    assert (await invoke(alice, vault)).error.code == ""
+    # Nor does an MCP server that refuses good tokens for a while.
+    serves = vault.target.answers[vault.server.path]
+    vault.target.answers[vault.server.path] = lambda handler: respond(handler, b"", status=401)
+    assert (await invoke(alice, vault)).error.code == "LOGIN_REQUIRED"
+    vault.target.answers[vault.server.path] = serves
     assert (await invoke(alice, vault)).error.code == ""
 
 
@@ -191,7 +201,9 @@ async def test_scopes_are_those_of_the_challenge_and_a_step_up_adds_to_them(alic
     assert (await invoke(alice, vault)).error.code == ""
 
 
-async def test_logging_out_revokes_and_disconnecting_does_too(alice: Any, bob: Any, vault: Vault) -> None:
+async def test_logging_out_revokes_and_disconnecting_does_too(
+    alice: Any, bob: Any, vault: Vault, events: Any, eventually: Any
+) -> None:
     await connect(alice, vault)
     await log_in(alice, vault)
     await approve(alice, bob, vault)
@@ -209,6 +221,14 @@ async def test_logging_out_revokes_and_disconnecting_does_too(alice: Any, bob: A
     assert len(vault.requests("revoke")) == 2
     assert not vault.refresh
 
+    def recorded() -> Counter[str]:
+        seen = [json.loads(body["event"]) for body in events.seen.values()]
+        return Counter(one["type"] for one in seen if one["resource"] == f"mcp-server/{vault.name}")
+
+    told = {"mcp.server.connected": 1, "mcp.authorization.granted": 2, "mcp.authorization.removed": 1}
+    await eventually(lambda: recorded() == Counter(told | {"mcp.server.removed": 1}))
+    assert refresh not in str(events.seen)
+
 
 async def test_another_connection_has_no_login(alice: Any, vault: Vault) -> None:
     await connect(alice, vault)
@@ -216,9 +236,12 @@ async def test_another_connection_has_no_login(alice: Any, vault: Vault) -> None
     await log_in(alice, vault)
     await connect(alice, vault, grant=CODE, scopes=["other"])
     assert (await state_of(alice, vault)).state == pb.MCP_AUTHORIZATION_STATE_NONE
+    assert not vault.refresh
+    await connect(alice, vault)
+    assert (await state_of(alice, vault)).state == pb.MCP_AUTHORIZATION_STATE_NONE
     with pytest.raises(SlipwayError) as refused:
         await complete(alice, vault.name, vault.browse(begun.authorization_url))
-    assert refused.value.reason == "MCP_LOGIN_FAILED"
+    assert refused.value.reason == "MCP_LOGIN_NOT_FOUND"
 
 
 async def test_a_registered_client_goes_before_a_document_and_that_before_registration(

@@ -105,7 +105,7 @@ class McpServers:
         return self._peers["http" if server.connection.http else "stdio"]
 
     async def put(self, caller: Caller, name: str, connection: Connection, request_id: str) -> tuple[McpServer, bool]:
-        """Connect a server; True when it is new. Another connection makes its approvals void.
+        """Connect a server; True when it is new. Another connection makes its approvals and logins void.
 
         Raises:
             PolicyDenied, InvalidTool, SecretUnavailable, IdempotencyKeyReused.
@@ -116,6 +116,7 @@ class McpServers:
         permission = self._policy.authorize(caller, "ManageMcpServer", _resource(caller, name, proposer))
         if connection.http and (fault := self._http.check(caller.tenant, connection.http)):
             raise InvalidTool(fault, field="connection.http.url")
+        forgotten: list[authorizations.Authorization] = []
         async with transaction(self._pool) as conn:
             await store.lock_server(conn, caller.tenant, name)
 
@@ -124,12 +125,16 @@ class McpServers:
                 if put.previous != connection.digest:
                     data = {"digest": connection.digest, "previous_digest": put.previous or ""}
                     data |= {"connection": _recorded(connection)}
+                    # A login is for the connection that it was made for; it does not come back with it.
+                    forgotten.extend(await authorizations.remove_all(conn, caller.tenant, name))
                     await self._record(conn, caller, "mcp.server.connected", name, data, permission)
                 return b"created" if put.previous is None else b"kept"
 
             fingerprint = f"{name}\n{connection.digest}".encode()
             outcome = await once(conn, caller, "PutMcpServer", request_id, fingerprint, produce)
             server = await store.get_server(conn, caller.tenant, name)
+        if known and forgotten:
+            await self._logins.revoke(known, forgotten)
         if server is None:
             raise McpServerNotFound(f"{name} was removed since", field="server")
         return server, outcome == b"created"

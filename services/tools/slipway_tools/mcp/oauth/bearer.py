@@ -47,7 +47,7 @@ class BearerAuth(httpx2.Auth):
                 await self._replace(self._held)
                 response = yield self._with_token(request)
                 if response.status_code == 401:
-                    raise await self._refused(self._held)
+                    raise self._refused()
             if response.status_code == 403 and self._held is not None:
                 await self._look_at_scopes(self._held, response)
         except (PeerFailed, SlipwayError) as error:
@@ -67,12 +67,12 @@ class BearerAuth(httpx2.Auth):
     async def _replace(self, held: Held) -> None:
         """Take other tokens than those that were refused, once in an exchange."""
         if self._renewed:
-            raise await self._refused(held)
+            raise self._refused()
         self._renewed = True
         self._held = await self._vault.renew(self._caller, self._server, held)
 
-    async def _refused(self, held: Held) -> PeerFailed:
-        await self._vault.give_up(self._caller, self._server, held)
+    def _refused(self) -> PeerFailed:
+        """A new token was refused as well. The login is kept: perhaps the server is what is wrong."""
         return login_required(self._server, "The MCP server refuses the access token")
 
     async def _look_at_scopes(self, held: Held, response: httpx2.Response) -> None:

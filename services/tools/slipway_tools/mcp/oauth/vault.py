@@ -32,6 +32,8 @@ from slipway_tools.tool import SECRET_PREFIX
 _REFRESH_SECONDS = 10.0
 _CLAIM_SECONDS = 15.0
 _LOOK_AGAIN_SECONDS = 0.1
+# Other errors can be mended without a person, e.g. by the client's right secret (`invalid_client`).
+_ENDS_LOGIN = frozenset({"invalid_grant", "invalid_scope", "invalid_target"})
 REFRESHES = Counter(
     "slipway_tools_mcp_token_refreshes",
     "Access tokens of MCP servers renewed; outcome is `renewed`, `refused` or `no_answer`",
@@ -183,10 +185,16 @@ class TokenVault:
                 raise McpLoginFailed("the renewed token is for somebody else")
             refresh = fresh.refresh or grant.refresh
             renewed = Grant(grant.endpoints, grant.client, fresh.access, refresh)
-            await self._keep(held, renewed, Lifetime(fresh.scopes, fresh.seconds, bool(refresh)))
-        except (TokenRefused, McpLoginFailed):
+            if not await self._keep(held, renewed, Lifetime(fresh.scopes, fresh.seconds, bool(refresh))):
+                # Somebody logged out meanwhile: what came after that is taken back as well.
+                async with self._web.open(_REFRESH_SECONDS) as web:
+                    await tokens.revoke(web, renewed, secret)
+        except (TokenRefused, McpLoginFailed) as error:
             REFRESHES.labels("refused").inc()
-            await self.give_up(caller, server, held)
+            if isinstance(error, TokenRefused) and error.code not in _ENDS_LOGIN:
+                await store.release_refresh(self._pool, held.key, held.generation)
+            else:
+                await self.give_up(caller, server, held)
             raise
         except BaseException:
             REFRESHES.labels("no_answer").inc()
@@ -194,10 +202,12 @@ class TokenVault:
             raise
         REFRESHES.labels("renewed").inc()
 
-    async def _keep(self, held: Held, renewed: Grant, lifetime: Lifetime) -> None:
+    async def _keep(self, held: Held, renewed: Grant, lifetime: Lifetime) -> bool:
+        """Keep new tokens; False when the login is gone."""
         row = await store.get(self._pool, held.key)
         if row is None:
-            return
+            return False
         async with transaction(self._pool) as conn:
             sealed = await self._keys.encrypt(conn, held.key.tenant, row.authorizer, renewed.to_bytes())
             await store.renew(conn, held.key, held.generation, sealed, lifetime)
+        return True
