@@ -1,7 +1,6 @@
 """Between the domain and its protobuf messages: the only crossing."""
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -16,9 +15,10 @@ from slipway_orchestrator.agents import Agent, AgentVersion
 from slipway_orchestrator.core.events import Event, encode, step_of
 from slipway_orchestrator.raising import NewLimits
 from slipway_orchestrator.replaying import Outcome
-from slipway_orchestrator.runs import Approval, JournalRow, Pause, Run, Vote
+from slipway_orchestrator.runs import Approval, JournalRow, Run, RunDetails, Vote
 from slipway_orchestrator.suspension import Suspension
 
+_NO_DETAILS = RunDetails()
 _DECISIONS = {
     runs_pb2.DECISION_APPROVE: "approve",
     runs_pb2.DECISION_EDIT: "edit",
@@ -83,11 +83,9 @@ def suspension_message(suspension: Suspension) -> agents_pb2.Suspension:
     )
 
 
-def run_message(
-    run: Run, *, whole: bool = True, children: Sequence[str] = (), pause: Pause | None = None
-) -> runs_pb2.Run:
+def run_message(run: Run, *, whole: bool = True, details: RunDetails = _NO_DETAILS) -> runs_pb2.Run:
     """A run; without input and output unless `whole`."""
-    own, place = run.identity, run.place
+    own, place, pause = run.identity, run.place, details.pause
     message = runs_pb2.Run(
         run_id=own.run_id,
         agent=own.agent,
@@ -115,10 +113,11 @@ def run_message(
         parent_step=place.parent_step,
         root_run_id=place.root_run_id,
         depth=place.depth,
-        child_run_ids=children,
+        child_run_ids=details.children,
         schedule=place.schedule,
         priority=run.priority,
         not_before=to_timestamp(run.not_before),
+        output_tainted=details.output_tainted,
     )
     if place.forked_from is not None:
         message.forked_from.CopyFrom(runs_pb2.ForkPoint(run_id=place.forked_from[0], seq=place.forked_from[1]))

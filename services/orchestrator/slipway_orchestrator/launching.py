@@ -51,6 +51,8 @@ class StartRequest:
     priority: int
     not_before: datetime | None
     schedule: str = ""
+    input_tainted: bool = False
+    """The input derives from what came from outside."""
 
 
 class Launcher:
@@ -89,6 +91,7 @@ class Launcher:
             not_before=request.not_before,
             schedule=request.schedule or None,
             worker_pool=definition.scheduling.worker_pool or None,
+            tainted=request.input_tainted or None,
         )
         if request.session_id:
             await self._enter_session(conn, caller, request.session_id, definition.session.concurrency)

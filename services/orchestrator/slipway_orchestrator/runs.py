@@ -1,6 +1,6 @@
 """Runs and approvals as the rest of the service sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -103,6 +103,15 @@ class Pause:
     code: str
     reason: str
     time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """What is told of one run only. `output_tainted`: its output derives from what came from outside."""
+
+    children: Sequence[str] = ()
+    pause: Pause | None = None
+    output_tainted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
             run_grant=request.run_grant,
             priority=request.priority,
             not_before=request.not_before.ToDatetime(UTC) if request.HasField("not_before") else None,
+            input_tainted=request.input_tainted,
         )
         run = await self._runs.start(current_caller(), start, request_key("StartRun", request, request.request_id))
         return runs_pb2.StartRunResponse(run=convert.run_message(run))
@@ -58,8 +59,8 @@ class RunsServicer(runs_pb2_grpc.RunsServiceServicer):
     async def GetRun(self, request: runs_pb2.GetRunRequest, context: object) -> runs_pb2.GetRunResponse:
         """Answer with a run."""
         run = await self._runs.get(current_caller(), request.run_id)
-        children, pause = await self._runs.details(run)
-        return runs_pb2.GetRunResponse(run=convert.run_message(run, children=children, pause=pause))
+        details = await self._runs.details(run)
+        return runs_pb2.GetRunResponse(run=convert.run_message(run, details=details))
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: object) -> runs_pb2.ListRunsResponse:
         """Page through runs, newest first."""

@@ -11,7 +11,7 @@ from slipway_chassis.telemetry import span
 from slipway_orchestrator.errors import EventNotYet, RunNotFound
 from slipway_orchestrator.launching import Launcher, StartRequest, check_request
 from slipway_orchestrator.once import RequestKey, Transaction
-from slipway_orchestrator.runs import JournalRow, Pause, Run, RunIdentity
+from slipway_orchestrator.runs import JournalRow, Pause, Run, RunDetails, RunIdentity
 from slipway_orchestrator.store.excerpts import Excerpts
 from slipway_orchestrator.store.journal import Journal
 from slipway_orchestrator.store.runs import RunStore
@@ -61,15 +61,18 @@ class RunDesk:
         self._policy.authorize(caller, "ReadRun", run.identity.resource)
         return run
 
-    async def details(self, run: Run) -> tuple[list[str], Pause | None]:
-        """The ids of a run's children, and why it is paused, if it is."""
+    async def details(self, run: Run) -> RunDetails:
+        """What the row of a run does not tell."""
         async with self._transaction() as conn:
             children = await self._runs.children(conn, run.identity.run_id, _MOST_CHILDREN)
-            paused = await self._excerpts.last(conn, run.identity, "run.paused") if run.state == "PAUSED" else None
-        if paused is None:
-            return children, None
-        time, data = paused
-        return children, Pause(str(data.get("code") or ""), str(data.get("reason") or ""), time)
+            kind = {"PAUSED": "run.paused", "SUCCEEDED": "run.succeeded"}.get(run.state)
+            last = await self._excerpts.last(conn, run.identity, kind) if kind else None
+        if last is None:
+            return RunDetails(children)
+        time, data = last
+        if run.state == "SUCCEEDED":
+            return RunDetails(children, output_tainted=bool(data.get("tainted")))
+        return RunDetails(children, Pause(str(data.get("code") or ""), str(data.get("reason") or ""), time))
 
     async def page(
         self,

@@ -108,3 +108,17 @@ spec:
     run = await busy.finish(run_id)
     assert json.loads(run.output_json) == "Paid."
     assert "call_1_1" not in world.tainted
+
+
+async def test_an_input_from_outside_marks_all_that_derives_from_it(busy: Stack, world: World) -> None:
+    steps = f"""
+    {post("given", '"${size(input.message)}"')}
+"""
+    await busy.promote(workflow(steps, '{n: "${size(input.message)}"}'))
+    clean = await busy.finish(await busy.begin())
+    assert (world.tainted, clean.output_tainted) == (set(), False)
+    run = await busy.finish(await busy.begin(input_tainted=True))
+    assert run.state == runs_pb2.RUN_STATE_SUCCEEDED, run.error
+    assert (world.tainted, run.output_tainted) == ({"given"}, True)
+    events = await busy.journal(run.run_id)
+    assert json.loads(events[0].data_json)["tainted"] is True

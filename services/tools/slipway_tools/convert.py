@@ -176,6 +176,7 @@ def answer(source: Answer) -> tools_pb2.InvokeToolResponse:
         record=effects_pb2.RecordRef(event_id=source.record.event_id, commitment=source.record.commitment),
         output_tainted=source.output_tainted,
         version=source.version,
+        kind=source.kind,
     )
     if failure := result.failure:
         message.error.CopyFrom(

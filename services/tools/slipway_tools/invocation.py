@@ -68,6 +68,7 @@ class Answer:
     record: RecordRef
     output_tainted: bool = False
     version: int = 0
+    kind: str = ""  # answers that were recorded before it was have none
 
     def to_bytes(self) -> bytes:
         """As the effect ledger keeps it."""
@@ -207,9 +208,12 @@ class Invoker:
             finally:
                 span.set_attribute("slipway.tool.outcome", outcome)
                 observe_call(declaration, outcome, time.monotonic() - started)
+            if result.tainted and not output_tainted:
+                output_tainted = True
+                record = dataclasses.replace(record, taint=Taint(invocation.arguments_tainted, output_tainted))
             duration = _milliseconds(started)
             reference = await self._recorder.record_result(caller, record, result, duration)
-            return Answer(result, duration, reference, output_tainted, tool.version)
+            return Answer(result, duration, reference, output_tainted, tool.version, declaration.kind)
 
     async def _run(self, caller: Caller, tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> ToolResult:
         declaration, effect = tool.declaration, invocation.effect
@@ -217,7 +221,9 @@ class Invoker:
             case "builtin":
                 call = python_tool.read_arguments(declaration.name, arguments, self._limits)
                 run_id = effect.key.partition("/")[0] if effect else ""
-                result = await self._sandboxes.python().call(call, self._fetch, run_id=run_id)
+                result = await self._sandboxes.python().call(
+                    call, self._fetch, run_id=run_id, tainted=invocation.arguments_tainted
+                )
                 return _not_repeated_blindly(tool, result)
             case "python" | "shell":
                 return _not_repeated_blindly(tool, await self._sandboxed.call(declaration, arguments))

@@ -20,6 +20,7 @@ from slipway_tools.sandbox.metrics import LIMITS_REACHED
 from slipway_tools.sandbox.pool import SandboxPool, SessionState
 from slipway_tools.sandbox.program import Outcome, Program, Runtime
 from slipway_tools.sandbox.sessions import SessionKey
+from slipway_tools.tainted_sessions import TaintedSessions
 from slipway_tools.tool import Declaration
 
 DEFAULT_SECONDS = 30.0
@@ -162,14 +163,19 @@ def split_files(files: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
 class PythonTool:
     """Runs programs: calls of the builtin tools, and of what is built on them."""
 
-    def __init__(self, pool: SandboxPool, limits: Limits, store: FileStore, egress: Egress) -> None:
+    def __init__(
+        self, pool: SandboxPool, limits: Limits, store: FileStore, egress: Egress, tainted: TaintedSessions
+    ) -> None:
         self._pool = pool
         self._limits = limits
         self._store = store
         self._egress = egress
+        self._tainted = tainted
 
-    async def call(self, call: PythonCall, fetch: FetchFile, *, run_id: str = "") -> ToolResult:
+    async def call(self, call: PythonCall, fetch: FetchFile, *, run_id: str = "", tainted: bool = False) -> ToolResult:
         """Fetch the files, run the program, read its result, store what it left. `run_id`: whose session it is.
+
+        `tainted`: its arguments derive from what came from outside.
 
         Raises:
             SandboxUnavailable, QueueFull, TenantLimit, InvalidToolArguments: nothing was run; so do the errors of
@@ -186,15 +192,20 @@ class PythonTool:
             for name, file_id in call.fetched.items():
                 contents[name] = await fetch(file_id, max(room, 0))
                 room -= len(contents[name])
+            if key is not None and (tainted or key in self._tainted):
+                self._tainted.add(key)
             outcome, state = await run(_program(call, contents))
-        return await self._result(call, contents, outcome, state, dealings.requests if dealings else 0)
+            if key is not None and state is not None and state.created and not tainted:
+                self._tainted.discard(key)  # it was the mark of an earlier session of that name
+        view = _session(call, outcome, state, tainted=key in self._tainted)
+        return await self._result(call, contents, outcome, view, dealings.requests if dealings else 0)
 
     async def _result(
         self,
         call: PythonCall,
         contents: Mapping[str, bytes],
         outcome: Outcome,
-        state: SessionState | None,
+        session: SessionView | None,
         requests: int,
     ) -> ToolResult:
         limits = self._limits
@@ -216,7 +227,7 @@ class PythonTool:
             exit_status=outcome.exit_status,
             sandbox=self._pool.description,
             evidence=_evidence(call, contents, stored, usage),
-            facts=SandboxFacts(stored, usage, _session(call, outcome, state)),
+            facts=SandboxFacts(stored, usage, session),
         )
 
 
@@ -232,12 +243,12 @@ def _program(call: PythonCall, contents: Mapping[str, bytes]) -> Program:
     )
 
 
-def _session(call: PythonCall, outcome: Outcome, state: SessionState | None) -> SessionView | None:
+def _session(call: PythonCall, outcome: Outcome, state: SessionState | None, *, tainted: bool) -> SessionView | None:
     if state is None:
         return None
     own = [(name, size) for name, size in outcome.listing if name not in _RESERVED]
     expires = state.expire_time.isoformat().replace("+00:00", "Z")
-    return SessionView(call.session, state.created, expires, own, max(outcome.free_bytes, 0))
+    return SessionView(call.session, state.created, expires, own, max(outcome.free_bytes, 0), tainted)
 
 
 def _evidence(

@@ -37,13 +37,17 @@ class Usage:
 
 @dataclass(frozen=True)
 class SessionView:
-    """The session of a call: `expire_time` as RFC 3339; names and sizes of the files in its workspace."""
+    """The session of a call: `expire_time` as RFC 3339; names and sizes of the files in its workspace.
+
+    `tainted`: a call with arguments from outside was made in it, so that all it holds may derive from them.
+    """
 
     name: str
     created: bool
     expire_time: str
     files: list[tuple[str, int]]
     free_bytes: int
+    tainted: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class ToolResult:
     sandbox: str = ""
     evidence: dict[str, Any] = field(default_factory=dict[str, Any])
     facts: SandboxFacts | None = None
+
+    @property
+    def tainted(self) -> bool:
+        """True when it may derive from what came from outside by the session that the call was made in."""
+        return self.facts is not None and self.facts.session is not None and self.facts.session.tainted
 
     def __post_init__(self) -> None:
         """Read `facts` back from JSON: the effect ledger keeps results as that."""

@@ -11,6 +11,7 @@ from slipway_tools.python_tool import PythonTool
 from slipway_tools.sandbox.choice import SandboxChoice
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.pool import SandboxPool
+from slipway_tools.tainted_sessions import TaintedSessions
 
 log = structlog.get_logger(__name__)
 _TRY_AGAIN_SECONDS = 30.0
@@ -23,6 +24,7 @@ class Sandboxes:
         self._choice = choice
         self._store = store
         self._egress = egress
+        self._tainted = TaintedSessions()
         self._pool: SandboxPool | None = None
         self._missing = SandboxUnavailable("the sandbox is being prepared", retry_after=2)
         self._tried = asyncio.Event()
@@ -31,7 +33,7 @@ class Sandboxes:
         """The tool; raises SandboxUnavailable with what is missing."""
         if self._pool is None:
             raise SandboxUnavailable(self._missing.message, retry_after=self._missing.retry_after)
-        return PythonTool(self._pool, self._choice.limits, self._store, self._egress)
+        return PythonTool(self._pool, self._choice.limits, self._store, self._egress, self._tainted)
 
     async def keep_open(self) -> None:
         """Open the sandboxes, again and again until that works (background coroutine)."""

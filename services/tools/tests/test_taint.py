@@ -53,6 +53,21 @@ async def test_what_a_tool_of_the_web_answers_taints_and_what_the_platform_vouch
     assert tainted.output_tainted
 
 
+async def test_what_a_session_holds_is_as_tainted_as_what_was_put_into_it(alice: Any, unique: Any) -> None:
+    work, other = unique("work-"), unique("other-")
+
+    async def call(code: str, session: str, *, tainted: bool = False) -> bool:
+        answer = await alice.invoke("python", {"code": code, "session": session}, arguments_tainted=tainted)
+        assert not answer.HasField("error"), answer
+        return answer.output_tainted
+
+    assert not await call("open('a', 'w').write('own')", work)
+    assert await call("open('b', 'w').write('from the web')", work, tainted=True)
+    assert await call("print(open('b').read())", work)
+    assert not await call("print()", other)
+    assert not (await alice.python("print()")).output_tainted
+
+
 async def test_tainted_arguments_destroy_nothing_without_an_approval(alice: Any, target: Any, unique: Any) -> None:
     name, arguments = unique("drop."), {"table": "orders"}
     await declare(alice, target, name, "DELETE")

@@ -274,6 +274,7 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TAINTED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, `run_…`."""
     agent: _builtins.str
@@ -308,6 +309,8 @@ class Run(_message.Message):
     """Schedule that started it; empty: none."""
     priority: _builtins.int
     """0 (last) to 9 (first)."""
+    output_tainted: _builtins.bool
+    """True when the output derives from what came from outside. Told by GetRun only."""
     @_builtins.property
     def error(self) -> Global___RunError:
         """Why it failed."""
@@ -383,10 +386,11 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
         pause: Global___Pause | None = ...,
+        output_tainted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "not_before", b"not_before", "pause", b"pause", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "caller", b"caller", "child_run_ids", b"child_run_ids", "create_time", b"create_time", "depth", b"depth", "digest", b"digest", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "input_json", b"input_json", "labels", b"labels", "last_seq", b"last_seq", "not_before", b"not_before", "output_json", b"output_json", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "pause", b"pause", "pending_approval_ids", b"pending_approval_ids", "priority", b"priority", "root_run_id", b"root_run_id", "run_id", b"run_id", "schedule", b"schedule", "session_id", b"session_id", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "usage", b"usage", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "caller", b"caller", "child_run_ids", b"child_run_ids", "create_time", b"create_time", "depth", b"depth", "digest", b"digest", "end_time", b"end_time", "error", b"error", "forked_from", b"forked_from", "input_json", b"input_json", "labels", b"labels", "last_seq", b"last_seq", "not_before", b"not_before", "output_json", b"output_json", "output_tainted", b"output_tainted", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "pause", b"pause", "pending_approval_ids", b"pending_approval_ids", "priority", b"priority", "root_run_id", b"root_run_id", "run_id", b"run_id", "schedule", b"schedule", "session_id", b"session_id", "state", b"state", "trace_id", b"trace_id", "update_time", b"update_time", "usage", b"usage", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,6 +563,7 @@ class StartRunRequest(_message.Message):
     RUN_GRANT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    INPUT_TAINTED_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Agent."""
     version: _builtins.int
@@ -573,6 +578,8 @@ class StartRunRequest(_message.Message):
     """Signed by the gateway: the run acts under it."""
     priority: _builtins.int
     """0 (last) to 9 (first); 0 is the default."""
+    input_tainted: _builtins.bool
+    """True when the input derives from what came from outside (web, MCP, documents): so does all that derives from it."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 16 labels."""
@@ -593,10 +600,11 @@ class StartRunRequest(_message.Message):
         run_grant: _builtins.str = ...,
         priority: _builtins.int = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
+        input_tainted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "input_json", b"input_json", "labels", b"labels", "not_before", b"not_before", "priority", b"priority", "request_id", b"request_id", "run_grant", b"run_grant", "session_id", b"session_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "input_json", b"input_json", "input_tainted", b"input_tainted", "labels", b"labels", "not_before", b"not_before", "priority", b"priority", "request_id", b"request_id", "run_grant", b"run_grant", "session_id", b"session_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -853,6 +853,7 @@ class InvokeToolResponse(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     output_json: _builtins.str
     """Output as JSON text; empty after an error. For `python`: the JSON in `result.json`, `null` without one."""
     stdout: _builtins.str
@@ -869,6 +870,8 @@ class InvokeToolResponse(_message.Message):
     """True when the output comes from outside or derives from tainted arguments: whoever uses it must keep the mark."""
     version: _builtins.int
     """Version of the tool that ran; builtin and MCP tools have 0."""
+    kind: _builtins.str
+    """Kind of the tool that ran: `builtin`, `http`, `python`, `shell`, `sql` or `mcp`."""
     @_builtins.property
     def error(self) -> Global___ToolError:
         """Set when the tool failed."""
@@ -905,10 +908,11 @@ class InvokeToolResponse(_message.Message):
         files: _abc.Iterable[Global___ToolFile] | None = ...,
         usage: Global___SandboxUsage | None = ...,
         session: Global___SandboxSession | None = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "record", b"record", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "files", b"files", "output_json", b"output_json", "output_tainted", b"output_tainted", "record", b"record", "sandbox", b"sandbox", "session", b"session", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "error", b"error", "exit_status", b"exit_status", "files", b"files", "kind", b"kind", "output_json", b"output_json", "output_tainted", b"output_tainted", "record", b"record", "sandbox", b"sandbox", "session", b"session", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,15 +75,30 @@ class AgentTools:
         return schema
 
     async def call(
-        self, gateway: Gateway, calls: Calls, agent: str, arguments: dict[str, Any], report: Report
+        self,
+        gateway: Gateway,
+        calls: Calls,
+        agent: str,
+        arguments: dict[str, Any],
+        report: Report,
+        *,
+        request_id: str = "",
+        tainted: bool = False,
     ) -> types.CallToolResult:
         """Start a run and wait for its end, or until it waits for a person; whoever cancels the call cancels the run.
+
+        A call that repeats `request_id` (empty: none) starts no second run: it waits for the first one's end.
+        `tainted`: the arguments derive from what came from outside, so the run does.
 
         Raises:
             SlipwayError: what the orchestrator raises.
         """
         message = pb.StartRunRequest(
-            agent=agent, input_json=json_text(arguments), run_grant=gateway.grants.sign(calls.principal, agent)
+            agent=agent,
+            input_json=json_text(arguments),
+            run_grant=gateway.grants.sign(calls.principal, agent),
+            request_id=request_id,
+            input_tainted=tainted,
         )
         started: pb.StartRunResponse = await calls.invoke(calls.peers.runs.StartRun, message)
         run_id = started.run.run_id
@@ -141,7 +156,7 @@ def shown(current: Run) -> types.CallToolResult:
     """A run as a result: its output once it succeeded, its error once it failed, else where it stands."""
     meta = {"dev.slipway/run-id": current.run_id, "dev.slipway/run-state": current.state}
     if current.state == "SUCCEEDED":
-        return results.answer(current.output, meta=meta)
+        return results.answer(current.output, meta={**meta, results.TAINTED: current.output_tainted})
     if current.state in TERMINAL_STATES:
         reason = f"{current.error.code}: {current.error.message}" if current.error else current.state
         told = results.text(f"run {current.run_id} ended as {current.state}. {reason}")

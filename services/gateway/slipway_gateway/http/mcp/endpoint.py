@@ -78,10 +78,9 @@ class McpEndpoint:
         session = request.headers.get(_SESSION_HEADER, "")
         calls = Calls(self._gateway.peers, self._gateway.tokens, admission.principal)
         exchange = Exchange(self._gateway, calls, session)
-        if request.method == "DELETE":
-            return Response(status_code=204, headers=dict(admission.headers))
         if request.method != "POST":
-            return problem_response(MethodNotAllowed(f"{PATH} takes POST"), PATH, {"allow": "POST, DELETE"})
+            # GET would open a stream, and DELETE end a session: there is neither.
+            return problem_response(MethodNotAllowed(f"{PATH} takes POST"), PATH, {"allow": "POST"})
         await read_json(request)
         message = _message(request.parsed)
         if message is None:

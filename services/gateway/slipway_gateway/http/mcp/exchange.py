@@ -1,5 +1,7 @@
-"""One request to `/mcp`: who makes it, and how calls under way are found again when a client cancels one."""
+"""One request to `/mcp`: who makes it, how a call is known again when it is repeated, and found when it is cancelled."""
 
+import hashlib
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +12,12 @@ from mcp.server.context import ServerRequestContext
 
 from slipway_gateway.http.calls import Calls
 from slipway_gateway.http.gateway import Gateway
+from slipway_gateway.http.mcp.arguments import InvalidToolArguments
 
 SCOPE_KEY: Final = "slipway.mcp"
+IDEMPOTENCY_KEY: Final = "dev.slipway/idempotency-key"
+_IDEMPOTENCY_HEADER: Final = "idempotency-key"
+_IDEMPOTENCY_FORM: Final = re.compile(r"[!-~]{1,255}")
 Key = tuple[str, str, str, str]
 
 
@@ -34,6 +40,27 @@ def exchange_of(context: ServerRequestContext[Any, Any]) -> Exchange:
     """The exchange that a handler serves."""
     assert context.request is not None  # noqa: S101 - the HTTP transports set it
     return context.request.scope[SCOPE_KEY]
+
+
+def request_id_of(context: ServerRequestContext[Any, Any]) -> str:
+    """The idempotency key of a call; empty: it has none.
+
+    The client's own, from `_meta` or the header that the HTTP API takes. Else, in a session, its request id: a client
+    must not use one twice there, so that the same one again is the same call again.
+
+    Raises:
+        InvalidToolArguments: the client's key is none.
+    """
+    assert context.request is not None  # noqa: S101 - the HTTP transports set it
+    own = (context.meta or {}).get(IDEMPOTENCY_KEY, context.request.headers.get(_IDEMPOTENCY_HEADER))
+    if own is not None:
+        if not isinstance(own, str) or not _IDEMPOTENCY_FORM.fullmatch(own):
+            raise InvalidToolArguments("the idempotency key must be 1 to 255 characters of printable ASCII")
+        return own
+    session = exchange_of(context).session
+    if not session:
+        return ""
+    return "mcp-" + hashlib.sha256(repr((session, context.request_id)).encode()).hexdigest()
 
 
 class Flight:

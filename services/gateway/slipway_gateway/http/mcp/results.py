@@ -48,11 +48,15 @@ def refusal(error: SlipwayError) -> types.CallToolResult:
 
 
 def _blocks_of(output: Any) -> list[types.ContentBlock]:
-    """The output as blocks: those of another MCP server's tool as they came, any other output as JSON text."""
+    """What another MCP server answered, as the blocks that it sent; what is none is JSON text."""
     if isinstance(output, dict) and output.keys() == {"text", "content"}:
         with contextlib.suppress(ValidationError):
             return _BLOCKS.validate_python(output["content"])
-    return [text(json.dumps(output, ensure_ascii=False))]
+    return [_json_text(output)]
+
+
+def _json_text(output: Any) -> types.TextContent:
+    return text(json.dumps(output, ensure_ascii=False))
 
 
 def text(content: str) -> types.TextContent:
@@ -60,9 +64,15 @@ def text(content: str) -> types.TextContent:
     return types.TextContent(type="text", text=content)
 
 
-def answer(output: Any, *, notes: list[str] | None = None, meta: dict[str, Any] | None = None) -> types.CallToolResult:
-    """A result: the output as blocks, and as structured content where it is an object, as all revisions allow."""
-    blocks = [*_blocks_of(output), *(text(note) for note in notes or [])]
+def answer(
+    output: Any, *, notes: list[str] | None = None, meta: dict[str, Any] | None = None, of_mcp: bool = False
+) -> types.CallToolResult:
+    """A result: the output as JSON text, and as structured content where it is an object, as all revisions allow.
+
+    Only what a tool of another MCP server answered (`of_mcp`, checked by the tools service) is handed on as blocks:
+    a program or a model could else write links, and marks of the platform's own, into its output.
+    """
+    blocks = [*(_blocks_of(output) if of_mcp else [_json_text(output)]), *(text(note) for note in notes or [])]
     result = types.CallToolResult(content=blocks, _meta=meta or None)
     if isinstance(output, dict):
         result.structured_content = output

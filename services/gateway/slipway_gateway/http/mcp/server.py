@@ -11,7 +11,7 @@ from mcp.server.lowlevel import Server
 from slipway_chassis.errors import ErrorKind, SlipwayError
 
 from slipway_gateway.http.mcp import agents, knowledge, results, tools
-from slipway_gateway.http.mcp.exchange import Exchange, Flight, exchange_of
+from slipway_gateway.http.mcp.exchange import Exchange, Flight, exchange_of, request_id_of
 
 Context = ServerRequestContext[Any, Any]
 _INSTRUCTIONS = """Tools, agents and knowledge of a Slipway tenant. What you may see and call is what you may over its
@@ -69,6 +69,7 @@ class McpTools:
         self, exchange: Exchange, context: Context, params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         calls, name, arguments = exchange.calls, params.name, params.arguments or {}
+        tainted = tools.says_tainted(context.meta)
         if name == knowledge.SEARCH:
             return await knowledge.search(calls, arguments)
         if name == agents.LOOK:
@@ -79,5 +80,8 @@ class McpTools:
                 await context.session.report_progress(progress, message=message)
 
             agent = name.removeprefix(agents.PREFIX)
-            return await self._agents.call(exchange.gateway, calls, agent, arguments, report)
-        return await tools.call(calls, name, arguments, context.meta)
+            key = request_id_of(context)
+            return await self._agents.call(
+                exchange.gateway, calls, agent, arguments, report, request_id=key, tainted=tainted
+            )
+        return await tools.call(calls, name, arguments, tainted=tainted)

@@ -12,7 +12,7 @@ from slipway_gateway.http.resources.fields import json_text
 
 _PAGE = 200
 _MOST = 1000
-ARGUMENTS_TAINTED = "dev.slipway/arguments-tainted"
+_ARGUMENTS_TAINTED = "dev.slipway/arguments-tainted"
 
 
 async def listed(calls: Calls) -> list[types.Tool]:
@@ -46,9 +46,13 @@ def _tool(tool: pb.Tool) -> types.Tool:
     )
 
 
-async def call(calls: Calls, name: str, arguments: dict[str, Any], meta: Any) -> types.CallToolResult:
+def says_tainted(meta: Any) -> bool:
+    """Whether a client says that the arguments of its call derive from what came from outside."""
+    return bool(meta and meta.get(_ARGUMENTS_TAINTED))
+
+
+async def call(calls: Calls, name: str, arguments: dict[str, Any], *, tainted: bool) -> types.CallToolResult:
     """Call a tool; raises what the tools service raises."""
-    tainted = bool(meta and meta.get(ARGUMENTS_TAINTED))
     request = pb.InvokeToolRequest(tool=name, arguments_json=json_text(arguments), arguments_tainted=tainted)
     result: pb.InvokeToolResponse = await calls.invoke(calls.peers.tools.InvokeTool, request, timeout=TOOL_SECONDS)
     notes = [
@@ -60,4 +64,4 @@ async def call(calls: Calls, name: str, arguments: dict[str, Any], meta: Any) ->
         told = [results.text(f"{error.code}: {error.message}"), *(results.text(note) for note in notes)]
         return types.CallToolResult(content=list(told), is_error=True, _meta=marks)
     output = json.loads(result.output_json) if result.output_json else None
-    return results.answer(output, notes=notes, meta=marks)
+    return results.answer(output, notes=notes, meta=marks, of_mcp=result.kind == "mcp")

@@ -91,6 +91,9 @@ class Run(Resource):
     priority: int
     not_before: datetime | None
     pause: Pause | None = Field(description="Why a `PAUSED` run does not go on; null in lists.")
+    output_tainted: bool = Field(
+        False, description="True when the output derives from what came from outside; false in lists."
+    )
 
 
 class RunPage(Page):
@@ -108,6 +111,9 @@ class StartRun(Command):
     labels: Labels = Field({})
     priority: Annotated[int, Field(ge=0, le=9)] = 0
     not_before: datetime | None = Field(None, description="Earliest start, with a time zone.")
+    input_tainted: bool = Field(
+        False, description="True when the input derives from what came from outside: so does what the run makes of it."
+    )
 
 
 class CancelRun(Command):
@@ -252,6 +258,7 @@ def run(message: pb.Run) -> Run:
         schedule=message.schedule or None,
         priority=message.priority,
         not_before=time_of(message, "not_before"),
+        output_tainted=message.output_tainted,
         pause=Pause(code=message.pause.code, reason=message.pause.reason, time=time_of(message.pause, "time"))
         if message.HasField("pause")
         else None,

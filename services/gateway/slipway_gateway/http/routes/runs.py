@@ -58,6 +58,7 @@ async def start_run(
         labels=body.labels,
         request_id=request_id,
         priority=body.priority,
+        input_tainted=body.input_tainted,
     )
     if body.not_before is not None:
         message.not_before.FromDatetime(_in_utc(body.not_before))
