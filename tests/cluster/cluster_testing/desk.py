@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -103,11 +104,13 @@ class Desk:
         self.ask("bob", lambda client: client.agents.approve(name, version, "for the test"))
         self.ask("bob", lambda client: client.agents.promote(name, version))
 
-    def start(self, agent: str, question: str) -> str:
+    def start(self, agent: str, question: str, not_before: datetime | None = None) -> str:
         """The run's id. The key makes a repeated request the same run."""
         body = {"question": question}
         key = quote(f"{agent}/{question}")
-        return self.ask("alice", lambda client: client.runs.start(agent, body, idempotency_key=key)).run_id
+        return self.ask(
+            "alice", lambda client: client.runs.start(agent, body, not_before=not_before, idempotency_key=key)
+        ).run_id
 
     def ended(self, run_id: str, *, seconds: float = 240) -> Run:
         """The run when it has ended."""

@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from cluster_testing.cluster import forwarded, ready_pods
 from cluster_testing.desk import Desk
@@ -10,10 +11,26 @@ STEPS = 16
 _batches = itertools.count(1)
 
 
-def begin(desk: Desk, count: int, agent: str = "steady") -> list[str]:
-    """Runs under way, most of their time between steps."""
+def begin(desk: Desk, count: int, agent: str = "steady", not_before: datetime | None = None) -> list[str]:
+    """Runs that are started, or due at a time."""
     batch = next(_batches)
-    return [desk.start(agent, f"batch {batch}, run {n}") for n in range(count)]
+    return [desk.start(agent, f"batch {batch}, run {n}", not_before) for n in range(count)]
+
+
+def begin_at(due: datetime, count: int, agent: str) -> list[str]:
+    """Runs that all become due at one time, started over several connections."""
+
+    def some(share: int) -> list[str]:
+        desk = Desk()
+        try:
+            return begin(desk, share, agent, due)
+        finally:
+            desk.close()
+
+    with ThreadPoolExecutor(5) as pool:
+        runs = list(itertools.chain.from_iterable(pool.map(some, [count // 5] * 5)))
+    assert datetime.now(UTC) < due, "starting the runs took longer than until they are due"
+    return runs
 
 
 def expect_whole(desk: Desk, runs: list[str], *, steps: int = STEPS, seconds: float = 240) -> None:
