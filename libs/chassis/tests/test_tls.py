@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from cryptography import x509
 from slipway.audit.v1 import audit_pb2, audit_pb2_grpc
 from slipway.memory.v1 import memory_pb2
 from slipway_chassis import tls as tls_module
-from slipway_chassis import tls_failures
+from slipway_chassis import tls_channel, tls_failures
 from slipway_chassis.channel import connect, invoke, stream
-from slipway_chassis.errors import ErrorKind, RemoteError
+from slipway_chassis.errors import ErrorKind, RemoteError, SlipwayError
 from slipway_chassis.link import connect_linked
 from slipway_chassis.tls import CertificateFiles, ServiceTls
+from slipway_chassis.tokens import ServiceTokenSource
 from slipway_testkit.certificates import CertificateAuthority, Issued
 from slipway_testkit.waiting import eventually
 
@@ -205,6 +207,11 @@ def serial_of(issued: Issued) -> int:
     return x509.load_pem_x509_certificate(issued.certificate.read_bytes()).serial_number
 
 
+async def shows(port: int, caller: ServiceTls, issued: Issued) -> bool:
+    """Whether new connections are shown that certificate."""
+    return await serial_at(port, caller) == serial_of(issued)
+
+
 @pytest.mark.usefixtures("look_often")
 async def test_certificates_and_authority_change_while_calls_go_on_and_none_fails(
     serving: Callable[..., Any], side: Callable[..., ServiceTls], signing: Any, tmp_path: Path
@@ -262,7 +269,7 @@ async def test_certificates_and_authority_change_while_calls_go_on_and_none_fail
                 issued = issue(by, name, trust)
                 await seen(name)
                 for port in (grpc_port, link_port):
-                    assert await serial_at(port, caller) == serial_of(issued)
+                    await eventually(partial(shows, port, caller, issued), timeout=20)
             before = made
             await eventually(lambda: made > before + 20, timeout=20)
             ends.set()
@@ -284,4 +291,50 @@ async def test_new_files_that_cannot_be_used_leave_those_before_them_in_force(
         assert server.current() is in_force
         issued = authority.issue(tmp_path / "server", "127.0.0.1")
         port = int(service.target.rpartition(":")[2])
-        assert await serial_at(port, caller) == serial_of(issued)
+        await eventually(partial(shows, port, caller, issued), timeout=20)
+
+
+@pytest.mark.usefixtures("look_often")
+async def test_a_new_certificate_that_the_server_does_not_accept_yet_ends_no_connection(
+    serving: Callable[..., Any],
+    side: Callable[..., ServiceTls],
+    signing: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tls_channel, "_READY_WITHIN", 1.0)
+    server, caller = side("server", "127.0.0.1"), side("caller", "caller.one")
+    async with serving(tls=server, caller_tls=caller) as service:
+        both, peers = authority.pem + stranger.pem, service.servicer.peers
+
+        async def call() -> bool:
+            await invoke(service.audit.GetCheckpoint, REQUEST, token=signing.token("alice"), timeout=20)
+            return True
+
+        assert await call()
+        # The caller's certificate is the new authority's before the server has heard of that one.
+        stranger.issue(tmp_path / "caller", "caller.two", trust=both)
+        channel: Any = service.audit.GetCheckpoint._owner
+        await call()
+        if channel._renewing is not None:
+            await asyncio.wait([channel._renewing])
+        assert await call()
+        assert peers == {"caller.one"}
+        authority.issue(tmp_path / "server", "127.0.0.1", trust=both)
+
+        async def taken_up() -> bool:
+            return await call() and "caller.two" in peers
+
+        await eventually(taken_up, timeout=30)
+
+
+async def test_a_service_that_gets_no_token_is_told_that_tls_is_why(
+    serving: Callable[..., Any], side: Callable[..., ServiceTls], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ServiceTokenSource, "_TIMEOUT", 2.0)
+    async with serving(tls=side("server", "127.0.0.1", by=stranger)) as service:
+        source = ServiceTokenSource(service.target, "memory", "s3cret", side("caller", "caller.example"))
+        with pytest.raises(SlipwayError):
+            await source.token()
+        await source.close()
+    assert "no authority in TLS_CA_FILE has signed its certificate" in told[0]
