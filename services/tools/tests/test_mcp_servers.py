@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from slipway.tools.v1 import tools_pb2 as pb
 from slipway_chassis.errors import ErrorKind, SlipwayError
-from tools_testing.poison import PoisonedServer
+from tools_testing.poison import PoisonedServer, respond
 
 
 class Desk:
@@ -143,6 +143,25 @@ async def test_a_change_is_shown_as_a_diff_in_which_nothing_hides(desk: Desk) ->
     [tool] = (await desk.listing()).tools
     assert "-description: Looks an order up." in tool.diff.splitlines()
     assert r"+description: Looks an order up.\u202eevil\U000e0041\u200b" in tool.diff.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("description", "shown"),
+    [
+        ("L\u043eoks an order up.", r"L\u043eoks an order up."),
+        ("\uff2cooks an order up.\u3164\u2800", r"\uff2cooks an order up.\u3164\u2800"),
+        ("Looks \U0001d41an order up.\u00a0", r"Looks \U0001d41an order up.\xa0"),
+        ("Sucht Aufträge: größer als 3 µ", r"Sucht Aufträge: größer als 3 µ"),
+        ("Ищет заказ", "Ищет заказ"),
+    ],
+)
+async def test_look_alikes_and_blanks_are_told_apart_in_a_diff_and_other_languages_can_be_read(
+    desk: Desk, description: str, shown: str
+) -> None:
+    await desk.ready()
+    desk.poison.change(description=description)
+    [tool] = (await desk.listing()).tools
+    assert f"+description: {shown}" in tool.diff.splitlines()
 
 
 async def test_a_tool_that_comes_later_is_quarantined_and_one_that_goes_can_t_be_called(desk: Desk) -> None:
@@ -366,6 +385,49 @@ async def test_events_without_end_are_cut_off(desk: Desk) -> None:
     await desk.ready()
     desk.poison.call = endless
     assert (await desk.invoke()).error.code == "OUTPUT_TOO_LARGE"
+
+
+def storm(handler: BaseHTTPRequestHandler) -> None:
+    """Thousands of short events, and then an answer."""
+    handler.send_response(200)
+    handler.send_header("content-type", "text/event-stream")
+    handler.end_headers()
+    handler.close_connection = True
+    note = b'data: {"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n\n'
+    try:
+        handler.wfile.write(note * 5000)
+        respond(handler, b"")
+    except OSError:
+        return
+
+
+async def test_a_storm_of_events_is_cut_off(desk: Desk) -> None:
+    await desk.ready()
+    desk.poison.call = storm
+    error = (await desk.invoke()).error
+    assert (error.code, error.message) == ("OUTPUT_TOO_LARGE", "Stopped: the server answered more than 4096 events.")
+
+
+@pytest.mark.parametrize("code", [-32000, -32050, 7])
+async def test_an_error_of_the_server_s_own_is_an_answer_and_leaves_nothing_in_doubt(desk: Desk, code: int) -> None:
+    await desk.ready()
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        error = {"code": code, "message": "no such\norder"}
+        number = desk.poison.asked[-1]["id"]
+        respond(handler, json.dumps({"jsonrpc": "2.0", "id": number, "error": error}).encode())
+
+    desk.poison.call = refuse
+    error = (await desk.invoke()).error
+    assert (error.code, error.retryable) == ("MCP_ERROR", False)
+    assert error.message == rf"The MCP server answered with error {code}: 'no such\norder'"
+
+
+async def test_numbers_that_json_does_not_have_are_no_result(desk: Desk) -> None:
+    await desk.ready()
+    desk.poison.result = {"content": [], "structuredContent": {"amount": float("nan")}}
+    answer = await desk.invoke()
+    assert (answer.error.code, answer.output_json) == ("INVALID_RESULT", "")
 
 
 async def test_a_list_of_tools_without_end_is_refused(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _NAME_LIMIT = 64
 _DESCRIPTION_LIMIT = 8 * 1024
 _SHOWN = 200
+_WORD = re.compile(r"\w+|\W")
+# Letters and marks without a form of their own: joiners, fillers, vowels that are not written, the blank of Braille.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,27 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
 
 
 def _visible(text: str) -> str:
+    return _WORD.sub(lambda word: _plain(word.group()), text)
+
+
+def _plain(word: str) -> str:
+    """A word in which nothing hides. One that mixes alphabets shows its foreign letters as escapes."""
+    mixed = len({_alphabet(character) for character in word if character.isalpha()}) > 1
     return "".join(
-        character
-        if character.isprintable() and not _is_hidden(character)
-        else character.encode("unicode_escape").decode()
-        for character in text
+        character.encode("unicode_escape").decode()
+        if _is_hidden(character) or (mixed and character.isalpha() and _alphabet(character) != "LATIN")
+        else character
+        for character in word
     )
 
 
+def _alphabet(letter: str) -> str:
+    return unicodedata.name(letter, "?").partition(" ")[0]
+
+
 def _is_hidden(character: str) -> bool:
-    """Tag characters and variation selectors print as nothing in most fonts."""
-    return 0xE0000 <= ord(character) <= 0xE0FFF or 0xFE00 <= ord(character) <= 0xFE0F
+    """What prints as nothing, as a blank, or in the form of ASCII characters that it is not."""
+    if character.isascii() and character.isprintable():
+        return False
+    blank = 0xE0000 <= ord(character) <= 0xE0FFF or 0xFE00 <= ord(character) <= 0xFE0F or character in _BLANK
+    return blank or not character.isprintable() or unicodedata.normalize("NFKC", character).isascii()

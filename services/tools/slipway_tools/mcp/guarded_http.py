@@ -20,6 +20,7 @@ _CONNECT_SECONDS = 10.0
 _GOODBYE_SECONDS = 2.0
 _TRIED_ADDRESSES = 3
 _REQUESTS_LIMIT = 64  # of one exchange: lists, calls, tokens, streams taken up again
+_EVENTS_LIMIT = 4096  # of one exchange: each takes longer to read than its bytes to carry
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -41,6 +42,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self._allowed = allowed
         self._tls = tls
         self._limit = self._left = limit
+        self._events = 0
         # Connections are kept by address, and two names may share one: a pool for each name.
         self._pools: dict[str, httpx2.AsyncHTTPTransport] = {}
 
@@ -107,13 +109,16 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         response.stream = _BoundedStream(stream, self)
         return response
 
-    def spend(self, amount: int) -> None:
-        """Count bytes of answers; raises Exceeded."""
-        self._left -= amount
-        if self._left < 0:
-            error = Exceeded(f"the server answered more than {self._limit} bytes")
-            self.fault = self.fault or error
-            raise error
+    def spend(self, part: bytes) -> None:
+        """Count bytes of answers, and the blank lines that end events; raises Exceeded."""
+        self._left -= len(part)
+        self._events += part.count(b"\n\n") + part.count(b"\r\r") + part.count(b"\n\r\n")
+        if self._left >= 0 and self._events <= _EVENTS_LIMIT:
+            return
+        what = f"{self._limit} bytes" if self._left < 0 else f"{_EVENTS_LIMIT} events"
+        error = Exceeded(f"the server answered more than {what}")
+        self.fault = self.fault or error
+        raise error
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -129,7 +134,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._stream:
             try:
-                self._guard.spend(len(part))
+                self._guard.spend(part)
             except Exceeded as error:
                 raise httpx2.ReadError(str(error)) from error
             yield part

@@ -38,8 +38,10 @@ from slipway_tools.tool import SECRET_PREFIX
 T = TypeVar("T")
 Clean = Callable[[str], str]
 _PAGES_LIMIT = 32
-# What the client library says when there was no whole answer.
-_NO_ANSWER = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
+# What the client library says when there was no whole answer. Servers use the code of a closed connection for errors of
+# their own (-32000), so that its words count: those that a server repeats only put the call in doubt.
+_NO_ANSWER = frozenset({types.REQUEST_TIMEOUT, types.PARSE_ERROR})
+_CLOSED = ("Connection closed", "SSE stream ")
 # A gateway's answer: the server behind it may have acted.
 _UNKNOWN_OUTCOME = frozenset({502, 504})
 _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
@@ -93,7 +95,8 @@ class HttpPeer:
             result = await session.session.send_request(request, _RESULT)
             if isinstance(result, types.InputRequiredResult):
                 raise PeerFailed("INPUT_REQUIRED", "The server asks for more input, which nobody here gives.")
-            shown = result.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+            # As it came: made JSON by the library, what is no number would become null.
+            shown = result.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
             return Reply(offered.protocol_version, json.loads(access.clean(json.dumps(shown))))
 
         try:
@@ -185,6 +188,8 @@ async def _offer(session: Client, clean: Clean) -> Offer:
     cursor: str | None = None
     for _ in range(_PAGES_LIMIT):
         page = await session.list_tools(cursor=cursor, cache_mode="bypass")
+        if len(page.tools) > TOOLS_LIMIT:
+            raise PeerFailed("TOO_MANY_TOOLS", f"The server offers more than {TOOLS_LIMIT} tools.")
         for tool in page.tools:
             if tool.name in tools:
                 doubled.add(tool.name)
@@ -220,7 +225,7 @@ def _failure(guard: GuardedTransport, error: BaseException, clean: Clean) -> Exc
         return PeerFailed("UNAUTHORIZED", f"No access token for the MCP server ({type(error).__name__}).")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return PeerFailed("UNREACHABLE", "No connection to the MCP server.", retryable=True)
-    if isinstance(error, httpx2.TransportError) or (isinstance(error, MCPError) and error.error.code in _NO_ANSWER):
+    if isinstance(error, httpx2.TransportError) or (isinstance(error, MCPError) and _tells_no_answer(error)):
         message = "The connection broke before the answer was whole."
         return PeerFailed("CONNECTION_LOST", message, in_doubt=True, retryable=True)
     if isinstance(error, MCPError):
@@ -228,6 +233,11 @@ def _failure(guard: GuardedTransport, error: BaseException, clean: Clean) -> Exc
         return PeerFailed("MCP_ERROR", message, in_doubt=guard.status in _UNKNOWN_OUTCOME)
     message = f"The MCP server does not keep to the protocol ({type(error).__name__})."
     return PeerFailed("MCP_PROTOCOL", message, in_doubt=True)
+
+
+def _tells_no_answer(error: MCPError) -> bool:
+    code = error.error.code
+    return code in _NO_ANSWER or (code == types.CONNECTION_CLOSED and error.error.message.startswith(_CLOSED))
 
 
 def quoted(text: str) -> str:
