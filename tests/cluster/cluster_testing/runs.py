@@ -1,6 +1,7 @@
 """Runs of the agent `steady`, and what becomes of them."""
 
 import itertools
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -8,12 +9,11 @@ from cluster_testing.cluster import forwarded, ready_pods
 from cluster_testing.desk import Desk
 
 STEPS = 16
-_batches = itertools.count(1)
 
 
 def begin(desk: Desk, count: int, agent: str = "steady", not_before: datetime | None = None) -> list[str]:
     """Runs that are started, or due at a time."""
-    batch = next(_batches)
+    batch = secrets.token_hex(4)
     return [desk.start(agent, f"batch {batch}, run {n}", not_before) for n in range(count)]
 
 
