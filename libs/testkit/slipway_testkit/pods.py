@@ -33,6 +33,14 @@ class SandboxPods:
         command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
         return subprocess.run(command, input=given, check=True, capture_output=True, text=True).stdout
 
+    def processes(self, pod: str) -> int:
+        """How many processes are in a pod, beside that which counts; 0: it has no running container."""
+        count = ("/usr/bin/bash", "-c", "set -- /proc/[0-9]*; echo $(($# - 1))")
+        try:
+            return int(self.kubectl("exec", pod, "--", *count))
+        except subprocess.CalledProcessError:
+            return 0
+
     def pods(self, *, ended: bool) -> list[dict[str, Any]]:
         """The pods that are there: those that ended too, or only those that did not."""
         found = json.loads(self.kubectl("get", "pods", "--output=json"))["items"]

@@ -1,4 +1,4 @@
-"""Tells whether this machine can run the sandbox: `python -m slipway_tools.sandbox_check`.
+"""Tells whether this machine, or its cluster, can run the sandbox: `python -m slipway_tools.sandbox_check`.
 
 Starts a real sandbox. Exits with 0 and says what protects it, or with 1 and one sentence about the setting that is
 missing.
@@ -64,7 +64,8 @@ def main() -> None:
     try:
         description = asyncio.run(_check(settings))
     except SandboxUnavailable as error:
-        setting = missing_setting()
+        # A pod's kernel is not this machine's.
+        setting = None if settings.sandbox == "kubernetes" else missing_setting()
         sys.stdout.write(f"{error.message.partition(' (`')[0]}{f'; {setting}' if setting else ''}.\n")
         sys.exit(1)
     sys.stdout.write(f"{description}\n")

@@ -83,6 +83,13 @@ class Service:
         """What runs for it, here and on its cluster."""
         return host.processes(self.pid, self.state) + self._pods(ended=False)
 
+    def runs(self, number: int) -> bool:
+        """True when `number` programs run that have started another process each."""
+        if self.pods is None:
+            return len(self.programs()) >= 2 * number
+        # The one that waits, the agent, the runner; the program and what it started.
+        return sum(self.pods.processes(name) >= 5 for name in self._pods(ended=False)) >= number
+
     def pods_left(self) -> list[str]:
         """Pods that it made and that are not removed, whether they ended or not."""
         return self._pods(ended=True)

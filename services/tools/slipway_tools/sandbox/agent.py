@@ -132,7 +132,7 @@ class Agent:
         if roomy:
             for descriptor in (*self.printed, *((self.report,) if self.report >= 0 else ())):
                 poller.register(descriptor, select.POLLIN)
-            if self.listener is not None and len(self.connections) < MOST_CONNECTIONS:
+            if self.listener is not None:
                 poller.register(self.listener, select.POLLIN)
         for number, connection in self.connections.items():
             wanted = connection.wanted(roomy=roomy)
@@ -246,6 +246,9 @@ class Agent:
 
     def accept(self, listener: socket.socket) -> None:
         near, _ = listener.accept()
+        if len(self.connections) >= MOST_CONNECTIONS:
+            near.close()
+            return
         near.setblocking(False)
         self.opened += 1
         self.connections[self.opened] = Connection(near)

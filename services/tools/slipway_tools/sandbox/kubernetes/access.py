@@ -65,7 +65,16 @@ def of_kubeconfig(path: Path) -> Access:
         if token_file is not None:
             return Access(cluster["server"], tls, lambda: (path.parent / token_file).read_text().strip())
         return Access(cluster["server"], tls, lambda: token)
-    except (OSError, YAMLError, KeyError, TypeError, StopIteration, ValueError, binascii.Error) as error:
+    except (
+        OSError,
+        YAMLError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        StopIteration,
+        ValueError,
+        binascii.Error,
+    ) as error:
         raise SandboxUnavailable(
             f"SLIPWAY_TOOLS_SANDBOX_KUBECONFIG: {path} can't be used: {type(error).__name__}: {error}"
         ) from error

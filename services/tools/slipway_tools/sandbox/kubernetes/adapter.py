@@ -19,6 +19,7 @@ from slipway_tools.sandbox.link import Berth, Ears
 log = structlog.get_logger(__name__)
 IDLE_SECONDS = 3600.0  # a pod that waited so long for its first program is replaced
 _SPARE_SECONDS = 900.0
+_AGENT_SECONDS = 120.0  # from the start of a container, which is seen at once, to that of its agent
 _SWEEP_SECONDS = 60.0
 _FORBIDDEN, _NOT_FOUND = 403, 404
 RIGHTS = (
@@ -56,7 +57,7 @@ class Kubernetes:
             settings.runtime_class,
             limits,
             settings.cpu_request,
-            wait=settings.start_seconds + _SPARE_SECONDS,
+            wait=_AGENT_SECONDS,
             lifetime=lifetime,
         )
         cluster = Cluster(who, settings.namespace)
