@@ -46,12 +46,12 @@ async def restore(
     manifest = archive.read(folder)
     contents = keys.read(keys_file, passphrase)
     _refuse_other_keys(manifest, contents, keys_file)
-    await _refuse_unknown_migrations(manifest)
     building = _beside(data_dir)
     await servers.refuse_unusable()
     if servers.postgres_server:
         await _refuse_occupied(servers.postgres_server)
     await _refuse_older_postgres(manifest, servers.postgres_server)
+    await _refuse_unknown_migrations(manifest)
     directory = DataDir(building)
     directory.acquire()
     try:
@@ -71,7 +71,9 @@ def _beside(data_dir: Path) -> Path:
         raise BackupRefusedError(f"{data_dir} is not empty: a backup makes a new installation, name another --data-dir")
     building = data_dir.with_name(f".{data_dir.name}.restoring")
     if building.exists():
-        raise BackupRefusedError(f"{building} was left by a restore that was killed: remove it")
+        raise BackupRefusedError(
+            f"{building} was left by a restore that was killed: remove it, and what it made on servers of yours"
+        )
     return building
 
 

@@ -18,11 +18,15 @@ from slipway_memory.objects import Objects
 def main() -> None:
     """Check and exit."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    status = 0
     try:
         asyncio.run(Objects(os.environ.get("SLIPWAY_MEMORY_OBJECTS_URL", "")).check())
     except (ValueError, ObjectStoreRefused, ObjectStoreUnavailable) as error:
         sys.stdout.write(f"{error}\n")
-        sys.exit(1)
+        status = 1
+    sys.stdout.flush()
+    # At once: threads of the client library that meet an interpreter which is ending would abort the process.
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ once they are written. Prints the number of objects; exits with 1 and a sentence
 """
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import obstore
@@ -23,46 +25,41 @@ _AT_A_TIME = 8
 _PART_BYTES = 8 * 1024 * 1024
 
 
-async def copy(source: LocalStore | S3Store, target: LocalStore | S3Store, *, known: frozenset[str]) -> int:
+def copy(source: LocalStore | S3Store, target: LocalStore | S3Store, *, known: frozenset[str]) -> int:
     """Copies all objects but those known; answers with the number copied."""
-    copied = 0
-    slots = asyncio.Semaphore(_AT_A_TIME)
 
-    async def one(key: str) -> bool:
-        async with slots:
-            try:
-                answer = await obstore.get_async(source, key)
-                await obstore.put_async(target, key, answer.stream(min_chunk_size=_PART_BYTES))
-            except FileNotFoundError:
-                return False  # deleted in between
+    def one(key: str) -> bool:
+        try:
+            # By way of a file: the library can't read from one store within a write to another.
+            with tempfile.TemporaryFile() as file:
+                for part in obstore.get(source, key).stream(min_chunk_size=_PART_BYTES):
+                    file.write(part)
+                file.seek(0)
+                obstore.put(target, key, file)
+        except FileNotFoundError:
+            return False  # deleted in between
         return True
 
-    async for batch in obstore.list(source):
-        keys = [meta["path"] for meta in batch if meta["path"] not in known]
-        copied += sum(await asyncio.gather(*(one(key) for key in keys)))
-    return copied
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        return sum(sum(threads.map(one, [key for key in keys if key not in known])) for keys in batches(source))
 
 
-async def keys(store: LocalStore | S3Store) -> frozenset[str]:
-    """Keys of all objects."""
-    return frozenset([meta["path"] async for batch in obstore.list(store) for meta in batch])
+def batches(store: LocalStore | S3Store) -> Iterator[list[str]]:
+    """Keys of all objects, some at a time."""
+    for batch in obstore.list(store):
+        yield [meta["path"] for meta in batch]
 
 
-async def is_empty(store: LocalStore | S3Store) -> bool:
-    """Has no object."""
-    async for batch in obstore.list(store, chunk_size=1):
-        return not batch
-    return True
-
-
-async def _main(command: str, folder: str) -> int:
+def carry_out(command: str, folder: str) -> int:
+    """Does what the command line says; answers with what it prints."""
+    # Only calls that block: after asynchronous ones the library's threads may meet an interpreter that is ending.
     store = open_store(os.environ.get("SLIPWAY_MEMORY_OBJECTS_URL", ""))
     if command == "count":
-        return 0 if await is_empty(store) else 1
+        return int(any(batches(store)))
     kept = open_store(folder)
     if command == "save":
-        return await copy(store, kept, known=await keys(kept))
-    return await copy(kept, store, known=frozenset())
+        return copy(store, kept, known=frozenset(key for keys in batches(kept) for key in keys))
+    return copy(kept, store, known=frozenset())
 
 
 def main() -> None:
@@ -73,7 +70,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     try:
-        sys.stdout.write(f"{asyncio.run(_main(arguments.command, arguments.folder.absolute().as_uri()))}\n")
+        sys.stdout.write(f"{carry_out(arguments.command, arguments.folder.absolute().as_uri())}\n")
     except (ValueError, BaseError, OSError) as error:
         sys.stdout.write(f"{str(error).partition(chr(10))[0]}\n")
         sys.exit(1)
