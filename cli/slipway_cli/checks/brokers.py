@@ -1,12 +1,16 @@
 """A Redis or Valkey, and a RabbitMQ; nothing is written."""
 
 import asyncio
+import logging
 
 import aio_pika
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from slipway_cli.checks.finding import Finding, dotted, least
+
+# The library's own lines about a connection that fails: it is told as a finding.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 _SECONDS = 10.0
 _REDIS = (7, 0)
