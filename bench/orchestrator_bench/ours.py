@@ -19,7 +19,7 @@ sys.path.insert(0, str(_ROOT / "services" / "orchestrator" / "tests"))
 
 from orchestrator_testing import executors  # noqa: E402
 from orchestrator_testing.definitions import workflow  # noqa: E402
-from orchestrator_testing.stack import Stack, environment  # noqa: E402
+from orchestrator_testing.stack import FreshProgram, Stack, environment  # noqa: E402
 
 _LIMITS = "{steps: 10000, tokens: 0, cost_usd: 0, wall_time: 2d, tool_errors: 3, repeats: 3, on_limit: fail}"
 _UNENDED = "SELECT count(*) AS n FROM run WHERE state IN ('QUEUED', 'RUNNING')"
@@ -42,7 +42,7 @@ async def running(
             SLIPWAY_ORCHESTRATOR_CONCURRENCY=str(concurrency),
             **more,
         )
-        stack = Stack(settings, signing, database_url)
+        stack = Stack(FreshProgram(), settings, signing, database_url)
         try:
             await stack.start("api")
             for _ in range(workers):

@@ -38,6 +38,7 @@ _NO_CONTEXT = otel_context.Context()
 _provider: "TracerProvider | None" = None
 # Trace ids must not be guessable from one another, nor equal in forked workers; urandom seeds once per process.
 _random = random.Random(os.urandom(16))  # noqa: S311
+os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(16)))
 
 
 def setup(service: str, otlp_endpoint: str = "", log_level: str = "INFO") -> None:

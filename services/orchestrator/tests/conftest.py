@@ -1,7 +1,7 @@
 """Fixtures: executors, and the orchestrator's processes."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from orchestrator_testing import executors
 from orchestrator_testing.stack import Stack, environment
+from slipway_testkit.warm import WarmProgram, warm_program
 
 
 @pytest.fixture
@@ -27,9 +28,16 @@ async def target(world: executors.World, signing: Any) -> AsyncIterator[str]:
     await server.stop(None)
 
 
+@pytest.fixture(scope="session")
+def program() -> Iterator[WarmProgram]:
+    """The orchestrator, imported: its processes are forked from it."""
+    with warm_program("slipway_orchestrator.main") as program:
+        yield program
+
+
 @pytest.fixture
 async def stack(
-    database_url: str, valkey_url: str, target: str, signing: Any, policy_dir: Path
+    program: WarmProgram, database_url: str, valkey_url: str, target: str, signing: Any, policy_dir: Path
 ) -> AsyncIterator[Stack]:
     """An api process; tests start the workers they need."""
     settings = environment(
@@ -39,7 +47,7 @@ async def stack(
         jwks=signing.jwks_file,
         policy_dir=policy_dir,
     )
-    running = Stack(settings, signing, database_url)
+    running = Stack(program, settings, signing, database_url)
     await running.start("api")
     yield running
     await running.close()

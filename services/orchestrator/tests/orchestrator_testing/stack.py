@@ -13,14 +13,24 @@ import asyncpg
 from slipway.agents.v1 import agents_pb2, agents_pb2_grpc
 from slipway.runs.v1 import runs_pb2, runs_pb2_grpc, schedules_pb2_grpc
 from slipway_chassis.channel import connect, invoke, stream
+from slipway_testkit.warm import WarmProcess, WarmProgram
 
 TERMINAL = ("run.succeeded", "run.failed", "run.cancelled")
+
+
+class FreshProgram:
+    """The orchestrator, imported anew by each of its processes: for benchmarks."""
+
+    async def start(self, *arguments: str, environment: dict[str, str]) -> asyncio.subprocess.Process:
+        command = (sys.executable, "-m", "slipway_orchestrator.main", *arguments)
+        pipe, same = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+        return await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=same)
 
 
 class Process:
     """One process of the orchestrator, its log kept."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: WarmProcess | asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
         self.grpc_port = 0
@@ -61,7 +71,10 @@ class Process:
 class Stack:
     """An api process, workers, and the calls of their users."""
 
-    def __init__(self, environment: dict[str, str], signing: Any, database_url: str) -> None:
+    def __init__(
+        self, program: WarmProgram | FreshProgram, environment: dict[str, str], signing: Any, database_url: str
+    ) -> None:
+        self.program = program
         self.environment = environment
         self.signing = signing
         self.database_url = database_url
@@ -70,15 +83,7 @@ class Stack:
         self.tokens: dict[str, str] = {}
 
     async def start(self, kind: str, **environment: str) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "slipway_orchestrator.main",
-            kind,
-            env={**os.environ, **self.environment, **environment},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        process = await self.program.start(kind, environment={**os.environ, **self.environment, **environment})
         started = Process(process)
         self.processes.append(started)
         await started.ready()
