@@ -1,13 +1,17 @@
 """Keycloak beyond the contract: another realm with other claims, its directory, and what is wrong with a realm."""
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jwt
 import pytest
 from gateway_testing.processes import Process
 from gateway_testing.providers import CI_SECRET, KeycloakProvider, new_key
+from slipway_cli.main import app
 from slipway_gateway.keycloak import (
     CACHE_SECONDS,
     DirectoryRefused,
@@ -15,11 +19,15 @@ from slipway_gateway.keycloak import (
     KeycloakDirectory,
     read_source,
 )
+from slipway_testkit.pages import sign_in
 from slipway_testkit.servers.keycloak import KeycloakServer
+from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
 
-REALM = "company"
+REALM = "Initech Corp"
+# Together more than 8 KiB of a token.
+TEAMS = [f"Customer Service {number:02} of the Nordics, the Baltic States and Poland" for number in range(99)]
 AGENTS = "5f1c33c0-6a55-4b5d-8a1a-3f0f5b0f8f11"
 
 
@@ -34,6 +42,11 @@ def mapper(kind: str, **config: str) -> dict[str, Any]:
 
 def company() -> dict[str, Any]:
     """A realm as somebody else would have made it: Keycloak's own scopes, roles of a client, nested groups."""
+    claims = [
+        mapper("oidc-audience-mapper", **{"included.client.audience": "agents"}),
+        mapper("oidc-usermodel-attribute-mapper", **{"user.attribute": "org", "claim.name": "org"}),
+        mapper("oidc-group-membership-mapper", **{"claim.name": "teams", "full.path": "true"}),
+    ]
     return {
         "realm": REALM,
         "enabled": True,
@@ -57,11 +70,15 @@ def company() -> dict[str, Any]:
                 "publicClient": True,
                 "directAccessGrantsEnabled": True,
                 "fullScopeAllowed": True,
-                "protocolMappers": [
-                    mapper("oidc-audience-mapper", **{"included.client.audience": "agents"}),
-                    mapper("oidc-usermodel-attribute-mapper", **{"user.attribute": "org", "claim.name": "org"}),
-                    mapper("oidc-group-membership-mapper", **{"claim.name": "teams", "full.path": "true"}),
-                ],
+                "attributes": {"oauth2.device.authorization.grant.enabled": "true"},
+                "protocolMappers": claims,
+            },
+            {
+                "clientId": "robot",
+                "secret": CI_SECRET,
+                "serviceAccountsEnabled": True,
+                "fullScopeAllowed": True,
+                "protocolMappers": claims,
             },
             # With the full scope Keycloak would add the audience itself, for whoever has a role of `agents`.
             {
@@ -86,7 +103,7 @@ def company() -> dict[str, Any]:
                 ]
             }
         },
-        "groups": [{"name": "eu", "subGroups": [{"name": "desk"}]}],
+        "groups": [{"name": "eu", "subGroups": [{"name": "desk"}, *({"name": team} for team in TEAMS)]}],
         "users": [
             {
                 "username": "zoe",
@@ -96,6 +113,21 @@ def company() -> dict[str, Any]:
                 "groups": ["/eu/desk"],
                 "clientRoles": {"agents": ["boss"]},
                 "credentials": [{"type": "password", "value": "zoe"}],
+            },
+            {
+                "username": "yan",
+                "enabled": True,
+                "email": "yan@company.example",
+                "attributes": {"org": ["initech"]},
+                "groups": [f"/eu/{team}" for team in TEAMS],
+                "credentials": [{"type": "password", "value": "yan"}],
+            },
+            {
+                "username": "service-account-robot",
+                "enabled": True,
+                "serviceAccountClientId": "robot",
+                "attributes": {"org": ["initech"]},
+                "clientRoles": {"agents": ["operator"]},
             },
             {
                 "username": "service-account-lookup",
@@ -111,11 +143,16 @@ def company() -> dict[str, Any]:
 def realm(keycloak_server: KeycloakServer) -> Iterator[KeycloakServer]:
     keycloak_server.admin("POST", "", company(), realm="")
     new_key(keycloak_server, REALM, "eddsa-generated", eddsaEllipticCurveKey="Ed25519")
-    client = keycloak_server.admin("GET", "/clients?clientId=desk", realm=REALM)[0]
-    client["attributes"]["access.token.signed.response.alg"] = "EdDSA"
-    keycloak_server.admin("PUT", f"/clients/{client['id']}", client, realm=REALM)
+    sign_with(keycloak_server, "EdDSA")
     yield keycloak_server
     keycloak_server.admin("DELETE", "", realm=REALM)
+
+
+def sign_with(server: KeycloakServer, algorithm: str) -> None:
+    """Has the realm sign access tokens of `desk` so from now on."""
+    client = server.admin("GET", "/clients?clientId=desk", realm=REALM)[0]
+    client["attributes"]["access.token.signed.response.alg"] = algorithm
+    server.admin("PUT", f"/clients/{client['id']}", client, realm=REALM)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +160,7 @@ def settings(realm: KeycloakServer) -> dict[str, str]:
     return {
         "OIDC_ISSUER": realm.issuer(REALM),
         "OIDC_AUDIENCE": '["slipway", "agents"]',
-        "OIDC_AZP": '["desk", "bare"]',
+        "OIDC_AZP": '["desk", "bare", "robot"]',
         "OIDC_TENANT_CLAIM": "org",
         "OIDC_ROLES_CLAIM": "resource_access.agents.roles",
         "OIDC_GROUPS_CLAIM": "teams",
@@ -132,8 +169,15 @@ def settings(realm: KeycloakServer) -> dict[str, str]:
     }
 
 
-def token(server: KeycloakServer, client: str) -> str:
-    form = {"grant_type": "password", "client_id": client, "username": "zoe", "password": "zoe"}
+@pytest.fixture(scope="module")
+def at(settings: dict[str, str], other_gateway: Callable[..., Any]) -> Any:
+    """A gateway that takes the realm's tokens."""
+    return other_gateway(**settings)
+
+
+def token(server: KeycloakServer, client: str, username: str = "zoe", **form: str) -> str:
+    form = form or {"grant_type": "password", "username": username, "password": username}
+    form |= {"client_id": client}
     answer = httpx.post(f"{server.issuer(REALM)}/protocol/openid-connect/token", data=form, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.json()["access_token"]
@@ -169,12 +213,11 @@ def directory(
 
 
 async def test_another_realm_with_claims_of_its_own_needs_settings_only(
-    realm: KeycloakServer, settings: dict[str, str], other_gateway: Callable[..., Any], web: httpx.AsyncClient
+    realm: KeycloakServer, settings: dict[str, str], at: Any, web: httpx.AsyncClient
 ) -> None:
-    gateway = other_gateway(**settings)
     signed = token(realm, "desk")
     assert jwt.get_unverified_header(signed)["alg"] == "EdDSA"
-    caller = (await web.get(f"{gateway.url}/v1/whoami", headers={"Authorization": f"Bearer {signed}"})).json()
+    caller = (await web.get(f"{at.url}/v1/whoami", headers={"Authorization": f"Bearer {signed}"})).json()
     assert (caller["tenant"], caller["name"]) == ("initech", "zoe")
     assert (caller["roles"], caller["groups"]) == (["boss", "operator"], ["eu/desk"])
 
@@ -190,10 +233,51 @@ async def test_another_realm_with_claims_of_its_own_needs_settings_only(
 
     # A client without the audience mapper.
     bare = {"Authorization": f"Bearer {token(realm, 'bare')}"}
-    refused = await web.get(f"{gateway.url}/v1/whoami", headers=bare)
+    refused = await web.get(f"{at.url}/v1/whoami", headers=bare)
     assert refused.status_code == 401
     assert "audience mapper" in refused.json()["detail"]
     assert "bare" not in refused.text
+
+
+async def test_a_realm_changes_its_algorithm_and_keys_while_the_gateway_runs(
+    realm: KeycloakServer, at: Any, web: httpx.AsyncClient
+) -> None:
+    kinds = {"ES256": "ecdsa-generated", "PS256": "rsa-generated", "RS256": "rsa-generated"}
+    try:
+        for priority, (algorithm, kind) in enumerate(kinds.items(), start=2000):
+            config = {} if algorithm == "ES256" else {"algorithm": algorithm}
+            new_key(realm, REALM, kind, priority=priority, **config)
+            sign_with(realm, algorithm)
+            signed = token(realm, "desk")
+            assert jwt.get_unverified_header(signed)["alg"] == algorithm
+            answer = await web.get(f"{at.url}/v1/whoami", headers={"Authorization": f"Bearer {signed}"}, timeout=30)
+            assert answer.status_code == 200, answer.text
+    finally:
+        sign_with(realm, "EdDSA")
+
+
+async def test_people_of_many_groups_and_programs_sign_in_at_another_realm(
+    realm: KeycloakServer, at: Any, web: httpx.AsyncClient
+) -> None:
+    big = token(realm, "desk", "yan")
+    assert len(big) > 8192
+    yan = (await web.get(f"{at.url}/v1/whoami", headers={"Authorization": f"Bearer {big}"})).json()
+    assert set(yan["groups"]) == {f"eu/{team}" for team in TEAMS}
+    signed = token(realm, "robot", grant_type="client_credentials", client_secret=CI_SECRET)
+    robot = (await web.get(f"{at.url}/v1/whoami", headers={"Authorization": f"Bearer {signed}"})).json()
+    assert (robot["tenant"], robot["roles"], robot["name"]) == ("initech", ["operator"], "service-account-robot")
+
+
+def test_the_command_line_signs_in_at_another_realm_through_a_client_of_its_own(
+    at: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def person(address: str, _code: str) -> None:
+        threading.Thread(target=sign_in, args=(address, "zoe", "zoe"), daemon=True).start()
+
+    monkeypatch.setattr("slipway_cli.commands.identity._tell", person)
+    env = {"SLIPWAY_DATA_DIR": str(tmp_path), "SLIPWAY_TOKEN": None, "SLIPWAY_URL": None, "SLIPWAY_AS": None}
+    done = CliRunner().invoke(app, ["login", "--device", "--client-id", "desk", "--url", at.url], env=env)
+    assert (done.exit_code, done.stdout) == (0, "signed in as zoe (initech)\n"), done.output
 
 
 async def test_a_disabled_subject_is_gone_within_ten_seconds(
@@ -236,7 +320,7 @@ async def test_a_directory_that_cannot_be_asked_lets_nobody_go_on_and_says_to_tr
     ("setting", "old", "new", "complaint"),
     [
         ("DIRECTORY_SECRET", CI_SECRET, "wrong", "correct `client_id`"),
-        ("DIRECTORY_URL", f"realms/{REALM}", "realms/nowhere", "there is no realm 'nowhere'"),
+        ("DIRECTORY_URL", f"realms/{quote(REALM)}", "realms/nowhere", "there is no realm 'nowhere'"),
         ("DIRECTORY_URL", AGENTS, "agents", "that the realm does not have"),
         ("DIRECTORY_URL", f"&roles_client={AGENTS}", "", "needs `roles_client`"),
     ],

@@ -70,7 +70,7 @@ class KeycloakServer:
     def admin(self, method: str, path: str, body: Any = None, *, realm: str = "slipway") -> Any:
         """A call of the Admin REST API below a realm; answers with its JSON, or None. Raises httpx.HTTPStatusError."""
         form = {"grant_type": "password", "client_id": "admin-cli", "username": _ADMIN, "password": self.password}
-        with httpx.Client(trust_env=False, timeout=30) as web:
+        with httpx.Client(trust_env=False, timeout=120) as web:
             token = web.post(f"{self.issuer('master')}/protocol/openid-connect/token", data=form)
             headers = {"authorization": f"Bearer {token.raise_for_status().json()['access_token']}"}
             address = f"{self.url}/admin/realms" + (f"/{quote(realm)}{path}" if realm else path)

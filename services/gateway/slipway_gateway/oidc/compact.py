@@ -11,7 +11,8 @@ from slipway_chassis.errors import Unauthenticated
 from slipway_gateway import strict_json
 from slipway_gateway.strict_json import JsonRejected, JsonValue
 
-MAX_TOKEN_BYTES: Final = 8192
+# Keycloak names every role and group of a person; the whole head of a request may have 32 KiB.
+MAX_TOKEN_BYTES: Final = 24 * 1024
 # Access tokens carry `JWT` (Keycloak) or `at+jwt` (RFC 9068); logout, DPoP and other tokens carry types of their own.
 ACCESS_TOKEN_TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
@@ -43,7 +44,10 @@ def read(token: str) -> CompactToken:
     looked at; `crit` names extensions that must be understood (RFC 7515, 4.1.11), and none are.
     """
     if len(token) > MAX_TOKEN_BYTES:
-        raise TokenInvalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+        raise TokenInvalid(
+            f"the token is longer than {MAX_TOKEN_BYTES} bytes: have the identity provider put fewer roles and groups "
+            "into it (Keycloak: switch the client's full scope off)"
+        )
     if _COMPACT.fullmatch(token) is None:
         raise TokenInvalid("the token is not a signed JWT in compact form")
     header_part, claims_part, signature_part = token.split(".")
