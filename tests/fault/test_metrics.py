@@ -1,15 +1,20 @@
 """What Prometheus sees of every process."""
 
+import json
 import re
 import secrets
 import urllib.request
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from fault_testing.desk import Order, ended, start, until
 from fault_testing.ledger import Ledger
 from fault_testing.processes import metric, metric_families, metrics_url, running
 from slipway_testkit.stack import Stack
 
+CHART_FILES = Path(__file__).parents[2] / "k8s" / "chart" / "files"
 PROCESSES = ("gateway", "router", "orchestrator", "worker-1", "worker-2", "memory", "tools", "audit")
 
 # Slipway's own, the GenAI conventions', and those of every Python process.
@@ -34,6 +39,29 @@ def test_every_process_tells_its_metrics_under_one_scheme(stack: Stack, name: st
     assert not wrong
     assert all(families[family].documentation for family in families)
     assert "process_resident_memory_bytes" in families
+
+
+def asked_for() -> set[str]:
+    """The series that alert rules and dashboards of the chart name."""
+    files = CHART_FILES / "alerts.yaml", *(CHART_FILES / "dashboards").glob("*.json")
+    rules: Any = yaml.safe_load(files[0].read_text())
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    for dashboard in files[1:]:
+        expressions += [
+            target["expr"] for panel in json.loads(dashboard.read_text())["panels"] for target in panel["targets"]
+        ]
+    return {name for expression in expressions for name in re.findall(r"\bslipway_[a-z_]+", expression)}
+
+
+def test_alerts_and_dashboards_ask_for_nothing_that_no_process_tells(stack: Stack) -> None:
+    told: set[str] = set()
+    for process in PROCESSES:
+        for family, kind in metric_families(stack, process).items():
+            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(kind.type, ("",))
+            told |= {family.removesuffix("_total") + suffix for suffix in suffixes}
+    asked = asked_for()
+    assert len(asked) > 20
+    assert asked <= told
 
 
 @pytest.mark.parametrize("name", PROCESSES)
