@@ -86,6 +86,7 @@ class Answer:
             RecordRef(**fields["record"]),
             fields.get("output_tainted", False),
             fields.get("version", 0),
+            fields.get("kind", ""),
         )
 
 

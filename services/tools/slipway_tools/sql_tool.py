@@ -98,14 +98,23 @@ def names(input_schema: Mapping[str, Any]) -> list[str]:
 
 def _result(declaration: Declaration, answer: pb.QuerySourceResponse, evidence: dict[str, Any]) -> ToolResult:
     columns = [column.name for column in answer.columns]
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        message = f"Two columns are called {twice}: give them names of their own with AS."
+        return ToolResult(failure=ToolFailure("INVALID_RESULT", message), evidence=evidence | _facts(answer))
     rows = [dict(zip(columns, row, strict=True)) for row in json.loads(answer.rows_json)]
     output = {"columns": columns, "rows": rows, "truncated": answer.truncated}
-    evidence |= {
-        "query_record": answer.record.event_id,
-        "data_classes": list(answer.data_classes),
-        "masked_columns": list(answer.masked_columns),
-    }
+    evidence |= _facts(answer)
     if declaration.output_schema is not None and (wrong := schema.violations(declaration.output_schema, output)):
         message = f"The rows do not fit the tool's output schema: {wrong[0].field} {wrong[0].message}"
         return ToolResult(failure=ToolFailure("INVALID_RESULT", message), evidence=evidence)
     return ToolResult(output_json=json.dumps(output, ensure_ascii=False), evidence=evidence)
+
+
+def _facts(answer: pb.QuerySourceResponse) -> dict[str, Any]:
+    """What the record of a call keeps of its query."""
+    return {
+        "query_record": answer.record.event_id,
+        "data_classes": list(answer.data_classes),
+        "masked_columns": list(answer.masked_columns),
+    }

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 from slipway.effects.v1 import effects_pb2
-from slipway.memory.v1 import memory_pb2, memory_pb2_grpc
+from slipway.memory.v1 import memory_pb2, memory_pb2_grpc, sources_pb2_grpc
 from slipway.tools.v1 import tools_pb2, tools_pb2_grpc
 from slipway_chassis.bus import Message, open_bus
 from slipway_chassis.channel import connect, invoke
@@ -31,6 +31,8 @@ from slipway_chassis.tokens import CallerTokenVerifier
 
 # Test folders are no packages here: the tests' own modules are found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from tools_testing.sources import Sales
 
 SECRET = "Bearer s3cr3t-7f1c9a-ledger"
 
@@ -143,10 +145,12 @@ class FilesOfAlice(memory_pb2_grpc.FilesServiceServicer):
 
 @pytest.fixture(scope="session")
 def memory(signing: Any) -> Iterator[Any]:
-    """A memory service with `files`, and its `target`."""
+    """A memory service with `files`, a data source `sales`, and its `target`."""
     servicer = FilesOfAlice(signing.jwks_file)
     server = grpc.server(ThreadPoolExecutor(4))
     memory_pb2_grpc.add_FilesServiceServicer_to_server(servicer, server)
+    servicer.sales = Sales(CallerTokenVerifier(signing.jwks_file))
+    sources_pb2_grpc.add_SourcesServiceServicer_to_server(servicer.sales, server)
     servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield servicer

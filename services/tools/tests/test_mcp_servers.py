@@ -280,7 +280,8 @@ async def test_arguments_and_results_are_held_to_the_pinned_schemas(desk: Desk) 
     assert (await desk.refused(desk.invoke({"order": 7}))).reason == "INVALID_TOOL_ARGUMENTS"
     assert desk.poison.calls == []
     desk.poison.result = {"content": [], "structuredContent": {"state": "open"}}
-    assert json.loads((await desk.invoke()).output_json) == {"state": "open"}
+    answer = await desk.invoke()
+    assert (json.loads(answer.output_json), answer.kind) == ({"state": "open"}, "mcp")
     for wrong in ({"state": "shut"}, {}, None):
         desk.poison.result = {"content": [], "structuredContent": wrong}
         assert (await desk.invoke()).error.code == "INVALID_RESULT"
