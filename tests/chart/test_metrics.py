@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import prometheus_client
+import promql_parser
 import pytest
 import yaml
 from chart_testing.variants import CHART, REQUIRED, VARIANTS, Helm, merged
@@ -68,3 +69,11 @@ def test_every_metric_and_label_that_is_asked_for_exists(helm: Helm, metrics: di
         used = {label.strip() for group in GROUPED.findall(expression) for label in group.split(",")}
         used |= set(SELECTED.findall(expression))
         assert used <= labels, expression
+
+
+def test_every_expression_is_promql(helm: Helm) -> None:
+    for expression in expressions(helm):
+        if not expression.startswith("label_values("):  # Grafana's own, which asks for the values of a variable
+            promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+    with pytest.raises(ValueError, match="unclosed"):
+        promql_parser.parse("sum by (pod (slipway_runs_claimable)")
