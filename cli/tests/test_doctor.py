@@ -149,13 +149,15 @@ def server() -> Iterator[PostgresServer]:
 
 
 async def test_databases_that_are_not_made_yet_or_lack_migrations_are_told(
-    server: PostgresServer, data_dir: Path
+    server: PostgresServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (found,) = await check_databases(server.address, data_dir)
     assert (found.level, found.subject) == ("warn", "databases")
     await prepare(server, DataDir(data_dir).secrets())
-    found, *missing = await check_databases(server.address, data_dir)
+    monkeypatch.setattr("slipway_cli.checks.stack._MOST_USED", 0.0)
+    found, connections, *missing = await check_databases(server.address, data_dir)
     assert (found.level, found.subject) == ("ok", "clock")
+    assert "connections are in use: raise max_connections" in connections.sentence
     assert len(missing) == 6
     assert all("migrations, first" in finding.text for finding in missing)
     assert urlsplit(server.address).username is None

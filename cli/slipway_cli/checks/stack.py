@@ -15,6 +15,10 @@ from slipway_cli.supervisor.data_dir import SERVICES, DataDir, StackState
 from slipway_cli.supervisor.postgres import PostgresServer
 
 _SECONDS = 10
+_MOST_USED = 0.8  # of PostgreSQL's connections
+_CONNECTIONS = (
+    "SELECT count(*), current_setting('max_connections')::int FROM pg_stat_activity WHERE datname IS NOT NULL"
+)
 _WORST_SKEW = 5.0  # leases and schedules go by PostgreSQL's clock, in seconds
 
 
@@ -91,9 +95,10 @@ async def check_databases(address: str, data_dir: Path) -> list[Finding]:
         before = time.time()
         clock = await connection.fetchval("SELECT clock_timestamp()")
         after = time.time()
+        used, most = await connection.fetchrow(_CONNECTIONS)
     finally:
         await connection.close()
-    found = _clock(clock, before, after)
+    found = [*_clock(clock, before, after), *_connections(used, most)]
     asked = (
         ask(f"slipway_{service}.migrate", "--check", env={f"SLIPWAY_{service.upper()}_DATABASE_URL": url})
         for service, url in urls.items()
@@ -104,6 +109,13 @@ async def check_databases(address: str, data_dir: Path) -> list[Finding]:
     if not any(finding.subject == "migrations" for finding in found):
         found.append(Finding("ok", "migrations", f"{len(urls)} databases are at this release's"))
     return found
+
+
+def _connections(used: int, most: int) -> list[Finding]:
+    if used < most * _MOST_USED:
+        return []
+    remedy = "raise max_connections, or put a pooler in front (docs/sizing.md)"
+    return [Finding("warn", "databases", f"{used} of PostgreSQL's {most} connections are in use", remedy)]
 
 
 def _clock(clock: datetime, before: float, after: float) -> list[Finding]:
