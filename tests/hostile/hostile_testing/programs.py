@@ -253,6 +253,12 @@ def _output() -> list[Hostile]:
             "    open(name, 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n')",
             "",
         ),
+        one(
+            "file names that are shown as others",
+            "for name in ('\\u202egnp.png', '\\x9b31m.png', 'a\\u200b.png', '\\u2028.png'):\n"
+            "    open(name, 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n')",
+            "",
+        ),
         one("file names that are no text", "open(b'\\xff\\xfe.png', 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n')", ""),
         one(
             "pictures without number",

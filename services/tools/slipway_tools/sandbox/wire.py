@@ -8,6 +8,7 @@ import marshal
 import math
 import os
 import re
+import unicodedata
 
 from slipway_tools.sandbox.limits import Limits
 from slipway_tools.sandbox.pipes import Report
@@ -18,6 +19,8 @@ _MOST_FILES = 256
 _MOST_LISTED = 1_000
 _LONGEST_NAME = 4096
 _NAME = re.compile(r"(?!/)[^\x00-\x1f\x7f]{1,512}")
+# What a name is shown differently by: controls, formats (right-to-left overrides, blanks without width), line ends.
+_MISLEADING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def encode(program: Program, limits: Limits, *, listing: bool) -> list[bytes]:
@@ -61,8 +64,8 @@ async def read_report(report: Report, limits: Limits) -> Outcome:
         exit_status=1 if ended == "setup" else _exit_status(status),
         result_kind=_KINDS.get(kind, "none"),
         result=result,
-        files=tuple(file for file in left if _NAME.fullmatch(file.name)),
-        listing=tuple(entry for entry in listing if _NAME.fullmatch(entry[0])),
+        files=tuple(file for file in left if _is_plain(file.name)),
+        listing=tuple(entry for entry in listing if _is_plain(entry[0])),
         free_bytes=free_bytes,
         free_names=free_names,
         cpu_seconds=max(cpu_us, 0) / 1e6,
@@ -88,6 +91,11 @@ async def _listed(report: Report) -> tuple[str, int]:
     if not 0 < name_size <= _LONGEST_NAME:
         raise ValueError("a name beyond its bounds")
     return _text(await report.exactly(name_size)), max(size, 0)
+
+
+def _is_plain(name: str) -> bool:
+    shown = not any(unicodedata.category(character) in _MISLEADING for character in name)
+    return shown and _NAME.fullmatch(name) is not None
 
 
 def _text(name: bytes) -> str:
