@@ -22,7 +22,7 @@ GOING = [Order(6 + number, f"backup-going-{number}") for number in range(4)]
 
 def slipway(*arguments: object) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run([SLIPWAY, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([SLIPWAY, *map(str, arguments)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -31,7 +31,7 @@ def verifier(auditor: Client) -> VerifierKey:
     return VerifierKey.parse(str(auditor.audit.checkpoint().model_dump()["verifier_key"]))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_new_installation_made_of_a_backup_goes_on_where_the_old_one_was(
     stack: Stack, ledger: Ledger, start_stack: StartStack, tmp_path: Path
 ) -> None:
