@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from fault_testing.desk import Order, check_evidence, check_run, decide, ended, start, until
 from fault_testing.ledger import Ledger
 from slipway_client import Client
@@ -56,6 +57,7 @@ def key_of(auditor: Client) -> VerifierKey:
     return VerifierKey.parse(str(auditor.audit.checkpoint().model_dump()["verifier_key"]))
 
 
+@pytest.mark.timeout(400)
 def test_signing_keys_of_gateway_and_log_are_rotated_under_traffic(stack: Stack, ledger: Ledger) -> None:
     keys: Path = stack.data_dir / "keys"
     with stack.as_user("alice") as alice, stack.as_user("bob") as bob, stack.as_user("carol") as carol:
