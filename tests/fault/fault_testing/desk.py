@@ -73,7 +73,7 @@ class Order:
         return {"square": self.number**2, "booking": f"B-{self.reference}"}
 
 
-def persistent(call: Callable[[], T], seconds: float = 60) -> T:
+def persistent(call: Callable[[], T], seconds: float = 180) -> T:
     """What a sensible client does: asks again while the stack cannot answer. Calls carry keys, so that is safe."""
     deadline = time.monotonic() + seconds
     while True:

@@ -62,6 +62,27 @@ class RabbitServer:
         )
         return f"{self.url}{name}"
 
+    def queues(self, vhost: str) -> list[str]:
+        """Names of the virtual host's queues, but those that belong to one connection."""
+        return self._names("list_queues", vhost)
+
+    def exchanges(self, vhost: str) -> list[str]:
+        """Names of the virtual host's exchanges, but the broker's own."""
+        return self._names("list_exchanges", vhost)
+
+    def _names(self, command: str, vhost: str) -> list[str]:
+        listed = self.control(command, "-p", vhost, "name", "--no-table-headers").splitlines()
+        return [name for line in listed if (name := line.strip()) and not name.startswith("amq.")]
+
+    def control(self, *arguments: str) -> str:
+        """Runs a command of `rabbitmqctl`; answers with what it prints."""
+        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", *arguments]
+        environment = {**os.environ, **self.process.env, "LANG": "C.UTF-8"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
     def refuse_writes(self) -> None:
         """Raises the broker's memory alarm: it reads no more from connections that publish."""
         self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
@@ -71,11 +92,7 @@ class RabbitServer:
         self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
 
     def _evaluate(self, expression: str) -> None:
-        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", "eval", expression]
-        environment = {**os.environ, **self.process.env, "LANG": "C.UTF-8"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{expression}: {done.stdout}{done.stderr}")
+        self.control("eval", expression)
 
 
 @contextmanager
