@@ -4,7 +4,8 @@ A file is taken as a whole. A worker stays in its folder, whose servers it has s
 no folder is left that nobody is in. Each worker has servers of its own.
 
 A test marked `alone` has the machine to itself: no other test runs at its time. It watches what is shared (the table of
-processes, /tmp, the disk), or how much the machine gives it is part of what it says.
+processes, /tmp, the disk), or how much the machine gives it is part of what it says. It waits until the others come to
+the end of their files, so that no token of theirs grows old meanwhile; folders of such tests come last.
 """
 
 import fcntl
@@ -21,6 +22,8 @@ from xdist.workermanage import WorkerController
 
 # With its servers a worker takes about this much at its peak.
 _MEMORY_OF_A_WORKER = 3 << 30
+# Their tests are alone.
+_LAST = ("tests/hostile",)
 ALONE = "alone: no other test may run at its time (pytest -n)"
 
 
@@ -32,10 +35,11 @@ def workers(cpus: int, memory: int) -> int:
 def next_file(waiting: list[str], own: str | None, others: set[str]) -> str:
     """Which of the `waiting` files a worker takes that was in the folder `own`, while others are in theirs.
 
-    One of its own folder; else of the first folder that nobody is in; else of the folder that has most left.
+    One of its own folder; else of the first folder that nobody is in; else of the folder that has most left. Folders of
+    tests that are alone wait for all others.
     """
     left: dict[str, list[str]] = defaultdict(list)
-    for file in waiting:
+    for file in [file for file in waiting if _folder(file) not in _LAST] or waiting:
         left[_folder(file)].append(file)
     if own in left:
         return left[own][0]
@@ -78,23 +82,22 @@ class Turns:
     def __init__(self, folder: Path) -> None:
         self._queue: IO[bytes] = (folder / "tests-queue.lock").open("ab")
         self._machine: IO[bytes] = (folder / "tests-machine.lock").open("ab")
-        self._alone = False
+        self._holds = False
 
     def begin(self, *, alone: bool) -> None:
-        """Waits for the turn of a test. Whoever holds the machine keeps it for a further test that is `alone`."""
-        if self._alone:
+        """Waits for the turn of a test, unless the machine was kept for it."""
+        if self._holds:
             return
         fcntl.flock(self._queue, fcntl.LOCK_EX)
         fcntl.flock(self._machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(self._queue, fcntl.LOCK_UN)
-        self._alone = alone
+        self._holds = True
 
-    def end(self, *, more_alone: bool) -> None:
-        """Gives the machine free, unless the test alone is followed by another of that kind."""
-        if self._alone and more_alone:
-            return
-        fcntl.flock(self._machine, fcntl.LOCK_UN)
-        self._alone = False
+    def end(self, *, keep: bool) -> None:
+        """Gives the machine, or the share in it, free; `keep`: the next test, which is of the same kind, has it."""
+        if not keep:
+            fcntl.flock(self._machine, fcntl.LOCK_UN)
+            self._holds = False
 
     def close(self) -> None:
         """Closes the files."""
@@ -117,11 +120,17 @@ class TakingTurns:
         try:
             return (yield)
         finally:
-            self._turns.end(more_alone=nextitem is not None and _is_alone(nextitem))
+            self._turns.end(keep=nextitem is not None and _go_together(item, nextitem))
 
     def pytest_unconfigure(self) -> None:
         """At the end of the session."""
         self._turns.close()
+
+
+def _go_together(item: pytest.Item, following: pytest.Item) -> bool:
+    if _is_alone(item) != _is_alone(following):
+        return False
+    return _is_alone(item) or item.path == following.path
 
 
 def _is_alone(item: pytest.Item) -> bool:

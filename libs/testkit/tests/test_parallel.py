@@ -25,8 +25,17 @@ def test_there_is_one_worker_more_than_processors_if_memory_is_enough(cpus: int,
         (["b/1", "b/2", "a/1"], None, set[str](), "b/1"),
         (["b/1", "b/2", "a/1"], None, {"b"}, "a/1"),
         (["c/1", "b/1", "b/2"], "a", {"c", "b"}, "b/2"),
+        (["tests/hostile/1", "b/1"], "a", {"b"}, "b/1"),
+        (["tests/hostile/1"], "a", {"b"}, "tests/hostile/1"),
     ],
-    ids=["its own folder", "the first", "one that nobody is in", "the last of the one with most"],
+    ids=[
+        "its own folder",
+        "the first",
+        "one that nobody is in",
+        "the last of the one with most",
+        "no test alone",
+        "rest",
+    ],
 )
 def test_a_worker_stays_in_its_folder_and_then_helps(
     waiting: list[str], own: str | None, others: set[str], expected: str
