@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 from slipway_evidence.note import SignerKey
+from slipway_testkit.servers.redis import RedisServer
 
 # Test folders are no packages here: the tests' own modules are found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from audit_testing.service import Audit, running
+
+
+@pytest.fixture
+def valkey_url(valkey_server: RedisServer) -> str:
+    """A database of Valkey of the test's own: the events that other tests' services left on the bus are none of it."""
+    return valkey_server.new_database()
 
 
 @pytest.fixture(scope="session")
