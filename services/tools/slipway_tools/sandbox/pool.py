@@ -29,6 +29,7 @@ from slipway_tools.sandbox.turns import Turns
 log = structlog.get_logger(__name__)
 _EMPTY_SECONDS = 5.0
 _BREATH_SECONDS = 0.05  # a call's answer, and the rest of a burst, go before what is done for later calls
+_BURST_SECONDS = 0.5  # at most, what was used waits to be taken away
 _ANSWER_SECONDS = 0.008  # until a call's answer is on its way
 
 
@@ -234,7 +235,7 @@ class SandboxPool:
     async def _end(self, held: Held) -> None:
         try:
             if not held.box.broken:
-                await asyncio.sleep(_ANSWER_SECONDS)  # nothing runs in it any more: the answer goes first
+                await self._burst_over()  # nothing runs in it any more: answers go first
             await held.box.end()
             if held.door is not None:
                 held.door.close()
@@ -243,6 +244,16 @@ class SandboxPool:
         finally:
             self._places.put_nowait(held.place)
             self._top_up()
+
+    async def _burst_over(self) -> None:
+        """Until the answer is on its way; and, while there is room, until a burst has had what waits for it."""
+        latest = time.monotonic() + _BURST_SECONDS
+        await asyncio.sleep(_ANSWER_SECONDS)
+        while self._warm and self._places.qsize() > self._size.slots and not self._closed:
+            rest = min(self._taken + _BREATH_SECONDS, latest) - time.monotonic()
+            if rest <= 0:
+                return
+            await asyncio.sleep(rest)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
