@@ -1,4 +1,4 @@
-"""One request to `/mcp`: who makes it, how a call is known again when it is repeated, and found when it is cancelled."""
+"""One request to `/mcp`: who makes it, how a repeated call is known again, and how one that is cancelled is found."""
 
 import hashlib
 import re
