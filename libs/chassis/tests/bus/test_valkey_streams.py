@@ -2,19 +2,27 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis.asyncio import Redis
 from slipway_chassis.bus import DEAD_REASON, Bus, Message, open_bus, valkey_consumer
 from slipway_testkit.consuming import Consumers, Inbox
+from slipway_testkit.plugin import required_or_skipped
+from slipway_testkit.servers.redis import debian_redis, valkey
 
 TOPIC, GROUP = "run.wakeup", "workers"
+# Where all commands are counted, a server that nobody else speaks to.
+_OWN = {"own_valkey": valkey, "own_redis": debian_redis}
 
 
 @pytest.fixture(params=["valkey_url", pytest.param("redis_url", marks=pytest.mark.servers)])
-def url(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(request.param)
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if start := _OWN.get(request.param):
+        with required_or_skipped(start()) as server:
+            yield server.url
+    else:
+        yield request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -161,6 +169,7 @@ async def test_hundreds_of_publishers_wait_for_their_turn(bus, client, stream):
     assert await client.xlen(stream) == 500
 
 
+@pytest.mark.parametrize("url", ["own_valkey", pytest.param("own_redis", marks=pytest.mark.servers)], indirect=True)
 async def test_idle_consumer_and_subscriber_cost_the_server_less_than_two_commands_a_second(
     bus, client, stream, consumers, eventually
 ):

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from slipway_gateway.oidc.compact import MAX_TOKEN_BYTES
 
 
 def segment(value: Any) -> str:
@@ -148,7 +149,7 @@ def forgeries(forger: Forger) -> dict[str, str]:
         "a key set to be fetched": forger.with_own_key(jku="http://127.0.0.1:9/jwks.json"),
         "a certificate to be fetched": forger.with_own_key(x5u="http://127.0.0.1:9/cert.pem"),
         "a critical extension": sign(header={"crit": ["exp"], "b64": False}),
-        "longer than allowed": sign({"padding": "x" * 9000}),
+        "longer than allowed": sign({"padding": "x" * (MAX_TOKEN_BYTES * 3 // 4)}),  # base64 makes it a third longer
         "encrypted form": forger.good + ".AAAA.AAAA",
         "no dots": "x" * 40,
     }
