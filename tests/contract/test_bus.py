@@ -358,7 +358,8 @@ async def test_stopping_consumer_lets_its_handler_finish_and_takes_no_more(new_b
     inbox = Inbox()
     consumers.start(other.consume(TOPIC, GROUP, inbox))
     await eventually(lambda: inbox.seen, timeout=20)
-    assert inbox.seen == [(message(2), 1)]
+    # A broker that is slow to hear of the stop may have sent it to the first consumer, which gave it back unhandled.
+    assert [got for got, _ in inbox.seen] == [message(2)]
 
 
 async def test_handler_that_outlasts_the_stop_is_cut_off_and_its_message_redelivered(new_bus, consumers, eventually):

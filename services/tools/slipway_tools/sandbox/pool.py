@@ -192,7 +192,7 @@ class SandboxPool:
         try:
             return await _call(held, program, network, survive=False)
         finally:
-            self._retire(held)
+            self._retire(held, used=True)
 
     async def _take(self, network: Network | None) -> Held:
         """A sandbox that nobody has used: a warm one, a launcher, or else a new one."""
@@ -228,13 +228,13 @@ class SandboxPool:
             raise
         return Held(box, place, door)
 
-    def _retire(self, held: Held) -> None:
+    def _retire(self, held: Held, *, used: bool = False) -> None:
         """End a sandbox. The answer does not wait for it; its place comes back when nothing is left in it."""
-        self._spawn(self._end(held))
+        self._spawn(self._end(held, used=used))
 
-    async def _end(self, held: Held) -> None:
+    async def _end(self, held: Held, *, used: bool) -> None:
         try:
-            if not held.box.broken:
+            if used and not held.box.broken:
                 await self._burst_over()  # nothing runs in it any more: answers go first
             await held.box.end()
             if held.door is not None:
