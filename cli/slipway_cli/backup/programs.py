@@ -62,12 +62,17 @@ async def run(program: Path, url: str, *arguments: str | Path) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
+    _, said = await communicated(process)
+    if process.returncode != 0:
+        lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise BackupRefusedError(f"{program.name} of {parts.path.lstrip('/')} failed: {lines[0]}")
+
+
+async def communicated(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """All that a process wrote to its pipes, at its end; whoever stops waiting ends it."""
     try:
-        _, said = await process.communicate()
+        return await process.communicate()
     except asyncio.CancelledError:
         process.kill()
         await process.wait()
         raise
-    if process.returncode != 0:
-        lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise BackupRefusedError(f"{program.name} of {parts.path.lstrip('/')} failed: {lines[0]}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slipway_cli.backup.installation import LOG_KEY, Installation
+from slipway_cli.backup.programs import communicated
 from slipway_cli.backup.refusal import BackupRefusedError
 
 
@@ -62,12 +63,7 @@ async def _run(module: str, *arguments: str | Path, env: Mapping[str, str] | Non
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        output, said = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
+    output, said = await communicated(process)
     text = (output.strip() or b"" if process.returncode == 0 else output.strip() or said.strip()).decode(
         errors="replace"
     )

@@ -9,30 +9,20 @@ import asyncio
 import sys
 
 import asyncpg
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from slipway_chassis.crypto import SubjectKeys
-from slipway_chassis.data_key import parse_data_keys
 from slipway_chassis.errors import SlipwayError
 from slipway_chassis.postgres import close_pool, open_pool
-from slipway_chassis.settings import load_settings
+from slipway_chassis.settings import DataKeys, load_settings
 
 
 class RewrapSettings(BaseSettings):
     """All that is needed of a service's environment."""
 
     database_url: SecretStr = Field(description="postgresql:// URL of the service's own database")
-    data_key: SecretStr = Field(description="base64 of 32 bytes; several with commas, the first wraps")
-
-    @field_validator("data_key")
-    @classmethod
-    def _is_32_bytes(cls, value: SecretStr) -> SecretStr:
-        try:
-            parse_data_keys(value.get_secret_value())
-        except ValueError as error:
-            raise ValueError("must be base64 of 32 bytes") from error
-        return value
+    data_key: DataKeys = Field(description="base64 of 32 bytes; several with commas, the first wraps")
 
 
 async def _rewrap(url: str, data_key: str) -> tuple[int, int]:

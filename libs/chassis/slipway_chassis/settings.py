@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from slipway_chassis.data_key import parse_data_keys
@@ -14,6 +14,29 @@ from slipway_chassis.tls import CertificateFiles, ServiceTls
 
 S = TypeVar("S", bound=BaseSettings)
 Migrations = Literal["apply", "check"]
+
+
+def read_list(value: Any, *, of: str = "names") -> Any:
+    """A setting's list, written as JSON or with commas. Raises ValueError that says so; ``of`` is what it holds."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"must be a JSON list, or {of} with commas") from error
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _are_data_keys(value: SecretStr) -> SecretStr:
+    try:
+        parse_data_keys(value.get_secret_value())
+    except ValueError as error:
+        raise ValueError("must be base64 of 32 bytes") from error
+    return value
+
+
+DataKeys = Annotated[SecretStr, AfterValidator(_are_data_keys)]
 
 
 class CoreSettings(BaseSettings):
@@ -34,7 +57,7 @@ class CoreSettings(BaseSettings):
     identity_target: str = Field(description="gRPC target of slipway.identity.v1 (the gateway)")
     service_secret: SecretStr = Field(description="secret of the service's principal")
     policy_dir: Path = Field(description="folder of the Cedar policies")
-    data_key: SecretStr = Field(description="base64 of 32 bytes, which wrap subjects' keys; several with commas")
+    data_key: DataKeys = Field(description="base64 of 32 bytes, which wrap subjects' keys; several with commas")
     otlp_endpoint: str = Field("", description="OTLP/gRPC endpoint of the trace collector; empty: no traces")
     tls_cert_file: Path | None = Field(
         None, description="PEM of the service's certificate: with it calls between services go over mutual TLS"
@@ -50,15 +73,7 @@ class CoreSettings(BaseSettings):
     @field_validator("tls_callers", mode="before")
     @classmethod
     def _read_callers(cls, value: Any) -> Any:
-        """A list as JSON or with commas."""
-        if not isinstance(value, str):
-            return value
-        if value.strip().startswith("["):
-            try:
-                return json.loads(value)
-            except ValueError as error:
-                raise ValueError("must be a JSON list, or names with commas") from error
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return read_list(value)
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> "CoreSettings":
@@ -82,15 +97,6 @@ class CoreSettings(BaseSettings):
     @property
     def _tls_prefix(self) -> str:
         return f"{self.model_config.get('env_prefix', '')}TLS_"
-
-    @field_validator("data_key")
-    @classmethod
-    def _is_32_bytes(cls, value: SecretStr) -> SecretStr:
-        try:
-            parse_data_keys(value.get_secret_value())
-        except ValueError as error:
-            raise ValueError("must be base64 of 32 bytes") from error
-        return value
 
 
 class ServiceSettings(CoreSettings):

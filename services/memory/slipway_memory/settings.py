@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
-from slipway_chassis.settings import ServiceSettings
+from slipway_chassis.settings import ServiceSettings, read_list
 
 from slipway_memory.vectors.url import weaviate_address
 
@@ -68,15 +67,7 @@ class MemorySettings(ServiceSettings):
     @field_validator("source_hosts", mode="before")
     @classmethod
     def _read_hosts(cls, value: Any) -> Any:
-        """A list as JSON or with commas."""
-        if not isinstance(value, str):
-            return value
-        if value.strip().startswith("["):
-            try:
-                return json.loads(value)
-            except ValueError as error:
-                raise ValueError("must be a JSON list, or places with commas") from error
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return read_list(value, of="places")
 
     @field_validator("source_hosts")
     @classmethod

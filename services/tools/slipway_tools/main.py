@@ -26,7 +26,7 @@ from slipway_tools.http_tool import HttpCaller
 from slipway_tools.invocation import Invoker
 from slipway_tools.mcp.caller import McpCaller
 from slipway_tools.mcp.http_peer import HttpPeer
-from slipway_tools.mcp.oauth.log import OAuthLog
+from slipway_tools.mcp.log import McpLog
 from slipway_tools.mcp.oauth.logins import McpLogins
 from slipway_tools.mcp.oauth.web import OAuthWeb
 from slipway_tools.mcp.servers import McpServers
@@ -74,7 +74,7 @@ async def serve(settings: ToolsSettings) -> None:
     sandboxes = Sandboxes(choice, files, egress)
     sql = SqlCaller(settings.memory_target, settings.tls)
     registry = Registry(pool, policy, evidence, http, builtin, Reaches(rules), sql)
-    logins = McpLogins.opened(pool, keys, secrets, OAuthWeb(allowed), OAuthLog(evidence))
+    logins = McpLogins.opened(pool, keys, secrets, OAuthWeb(allowed), McpLog(evidence))
     http_peer = HttpPeer(allowed, secrets, logins.vault)
     gate = Gate(settings.http_calls, settings.http_queue)
     peers = {"http": http_peer, "stdio": StdioPeer(sandboxes, files.fetch)}

@@ -10,14 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from slipway_chassis.settings import load_settings
+from slipway_chassis.settings import load_settings, read_list
 
 from slipway_tools.sandbox import runtimes
 from slipway_tools.sandbox.errors import SandboxUnavailable
 from slipway_tools.sandbox.kubernetes import image
 from slipway_tools.sandbox.program import Runtime
 from slipway_tools.sandbox.rootfs import Image
-from slipway_tools.settings import read_list
 
 
 class ImageSettings(BaseSettings):

@@ -1,12 +1,11 @@
 """Settings of the tools service."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from slipway_chassis.settings import CoreSettings
+from slipway_chassis.settings import CoreSettings, read_list
 
 from slipway_tools.address import AllowList
 from slipway_tools.sandbox.choice import SandboxChoice
@@ -15,18 +14,6 @@ from slipway_tools.sandbox.limits import MIB, Limits
 from slipway_tools.sandbox.pool import PoolSize
 from slipway_tools.sandbox.program import Runtime
 from slipway_tools.sandbox.sessions import SessionLimits
-
-
-def read_list(value: Any) -> Any:
-    """Lists are written as JSON or with commas."""
-    if not isinstance(value, str):
-        return value
-    if value.strip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError("must be a JSON list, or names with commas") from error
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class SandboxSettings(BaseSettings):

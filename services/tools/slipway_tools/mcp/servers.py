@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from slipway_chassis.caller import Caller
@@ -11,7 +10,6 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.idempotency import once
 from slipway_chassis.policy import PolicyDecision, PolicyEngine, Resource
 from slipway_chassis.postgres import transaction
-from slipway_chassis.telemetry import current_trace_id
 
 from slipway_tools import store as tools
 from slipway_tools.errors import InvalidTool
@@ -20,6 +18,7 @@ from slipway_tools.mcp import store
 from slipway_tools.mcp.connection import Connection, McpServer, check
 from slipway_tools.mcp.definition import Definition, diff, pinned, tool_name
 from slipway_tools.mcp.http_peer import HttpPeer
+from slipway_tools.mcp.log import McpLog
 from slipway_tools.mcp.oauth import store as authorizations
 from slipway_tools.mcp.oauth.logins import AuthorizationResponse, BegunLogin, LoginState, McpLogins
 from slipway_tools.mcp.peer import Offer, Peer, PeerFailed
@@ -95,6 +94,7 @@ class McpServers:
         self._pool = pool
         self._policy = policy
         self._evidence = evidence
+        self._log = McpLog(evidence)
         self._http = http
         self._peers = peers
         self._gate = gate
@@ -127,7 +127,7 @@ class McpServers:
                     data |= {"connection": _recorded(connection)}
                     # A login is for the connection that it was made for; it does not come back with it.
                     forgotten.extend(await authorizations.remove_all(conn, caller.tenant, name))
-                    await self._record(conn, caller, "mcp.server.connected", name, data, permission)
+                    await self._log.record(conn, caller, "mcp.server.connected", name, data, permission)
                 return b"created" if put.previous is None else b"kept"
 
             fingerprint = f"{name}\n{connection.digest}".encode()
@@ -217,7 +217,7 @@ class McpServers:
             await store.delete_server(conn, caller.tenant, name)
             forgotten = await authorizations.remove_all(conn, caller.tenant, name)
             data = {"authorizations": len(forgotten)} if forgotten else {}
-            await self._record(conn, caller, "mcp.server.removed", name, data, permission)
+            await self._log.record(conn, caller, "mcp.server.removed", name, data, permission)
         await self._logins.revoke(server, forgotten)
 
     async def listing(self, caller: Caller, name: str) -> Listing:
@@ -287,7 +287,7 @@ class McpServers:
         async with transaction(self._pool) as conn:
             if await tools.quarantine_tool(conn, caller.tenant, tool.declaration.name, why):
                 data = {"tool": tool.declaration.name, "approved_digest": tool.declaration.mcp.digest, "why": why}
-                await self._record(conn, caller, "mcp.tool.quarantined", tool.declaration.mcp.server, data, None)
+                await self._log.record(conn, caller, "mcp.tool.quarantined", tool.declaration.mcp.server, data, None)
 
     async def _offer(self, caller: Caller, server: McpServer) -> Offer:
         async with self._gate.enter(caller.tenant):
@@ -302,28 +302,6 @@ class McpServers:
         if definition.digest != pin.digest:
             raise McpToolChanged(f"{pin.name} is not what was shown: look at it again", field="tools")
         return definition
-
-    async def _record(
-        self,
-        conn: Any,
-        caller: Caller,
-        kind: str,
-        name: str,
-        data: Mapping[str, Any],
-        permission: PolicyDecision | None,
-    ) -> None:
-        sealed = self._evidence.seal(
-            kind,
-            caller=caller,
-            subject=caller.subject,
-            resource=f"mcp-server/{name}",
-            data=data,
-            run_id=caller.run_id,
-            policy=permission,
-            time=datetime.now(UTC),
-            trace_id=current_trace_id(),
-        )
-        await self._evidence.record(conn, sealed, subject=caller.subject)
 
 
 def _compare(server: McpServer, offer: Offer, name: str, approved: Tool | None) -> ServerTool:

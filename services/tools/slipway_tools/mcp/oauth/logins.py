@@ -25,6 +25,7 @@ from slipway_chassis.secret_file import SecretFile
 from slipway_chassis.telemetry import registry
 
 from slipway_tools.mcp.connection import McpServer, OAuth
+from slipway_tools.mcp.log import McpLog
 from slipway_tools.mcp.oauth import clients, store, tokens
 from slipway_tools.mcp.oauth.clients import Client
 from slipway_tools.mcp.oauth.discovery import Discovered, discover
@@ -36,7 +37,6 @@ from slipway_tools.mcp.oauth.errors import (
     TokenRefused,
     TooManyLogins,
 )
-from slipway_tools.mcp.oauth.log import OAuthLog
 from slipway_tools.mcp.oauth.store import Authorization, Lifetime, NewAuthorization, PendingLogin
 from slipway_tools.mcp.oauth.tokens import Endpoints, Grant
 from slipway_tools.mcp.oauth.vault import TokenVault, client_secret, key_of
@@ -115,7 +115,7 @@ class McpLogins:
     """Begins and completes logins; what policy says is decided before."""
 
     def __init__(
-        self, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, vault: TokenVault, log: OAuthLog
+        self, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, vault: TokenVault, log: McpLog
     ) -> None:
         self._pool = pool
         self._keys = keys
@@ -125,7 +125,7 @@ class McpLogins:
         self._log = log
 
     @classmethod
-    def opened(cls, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, log: OAuthLog) -> "McpLogins":
+    def opened(cls, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, log: McpLog) -> "McpLogins":
         """With a vault of the same parts."""
         return cls(pool, keys, secrets, web, TokenVault(pool, keys, secrets, web, log), log)
 

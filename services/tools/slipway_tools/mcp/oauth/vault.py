@@ -20,9 +20,9 @@ from slipway_chassis.secret_file import SecretFile
 from slipway_chassis.telemetry import registry
 
 from slipway_tools.mcp.connection import McpServer
+from slipway_tools.mcp.log import McpLog
 from slipway_tools.mcp.oauth import store, tokens
 from slipway_tools.mcp.oauth.errors import McpLoginFailed, NoAnswer, TokenRefused, login_required
-from slipway_tools.mcp.oauth.log import OAuthLog
 from slipway_tools.mcp.oauth.store import Authorization, Key, Lifetime
 from slipway_tools.mcp.oauth.tokens import Grant
 from slipway_tools.mcp.oauth.web import OAuthWeb
@@ -70,7 +70,7 @@ def client_secret(secrets: SecretFile, tenant: str, server: McpServer, grant: Gr
 class TokenVault:
     """The tokens of all MCP servers that people have logged in to."""
 
-    def __init__(self, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, log: OAuthLog) -> None:
+    def __init__(self, pool: Any, keys: SubjectKeys, secrets: SecretFile, web: OAuthWeb, log: McpLog) -> None:
         self._pool = pool
         self._keys = keys
         self._secrets = secrets

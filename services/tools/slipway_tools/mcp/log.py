@@ -1,4 +1,4 @@
-"""What the audit log holds of logins for MCP servers: who, where, for what; never a token."""
+"""What the audit log holds of MCP servers, their tools and logins: who, where, for what; never a token."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from slipway_chassis.policy import PolicyDecision
 from slipway_chassis.telemetry import current_trace_id
 
 
-class OAuthLog:
+class McpLog:
     """Records events in the transaction of the change."""
 
     def __init__(self, evidence: Evidence) -> None:
@@ -25,7 +25,7 @@ class OAuthLog:
         data: Mapping[str, Any],
         permission: PolicyDecision | None = None,
     ) -> None:
-        """One event about the login for a server."""
+        """One event about a server."""
         sealed = self._evidence.seal(
             kind,
             caller=caller,
