@@ -61,6 +61,7 @@ class QueueConsumer:
         # A queue without a leader accepts its declaration and never answers the rest.
         with cancellation_told_apart():
             async with asyncio.timeout(_CONFIRM_SECONDS):
+                # For each queue, as quorum queues know no common one: what is beyond the slots waits in the pool.
                 await channel.set_qos(prefetch_count=self._concurrency)
                 for queue in await declare_group(channel, self._names):
                     self._consumed.append((queue, await queue.consume(self._take)))
