@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from slipway_testkit.pods import SandboxPods
+from slipway_testkit.pods import SandboxPods, sandbox_kinds
 from slipway_tools import outcome_result
 from slipway_tools.sandbox import runtimes
 from slipway_tools.sandbox.choice import SandboxChoice
@@ -28,7 +28,7 @@ SIZE = PoolSize(slots=2, warm=2, sessions=SessionLimits(4, 3, 60.0, 3600.0))
 KEY = SessionKey("acme", "alice", "run_1", "work")
 
 
-@pytest.fixture(scope="module", params=["nsjail", "runsc", "kubernetes"])
+@pytest.fixture(scope="module", params=sandbox_kinds())
 def choice(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> Iterator[SandboxChoice]:
     """The kind of sandbox: the suite runs against each."""
     kind = request.param

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hostile_testing import host, service
 from hostile_testing.host import Canaries, Watch
 from hostile_testing.service import Client, Files, Service
-from slipway_testkit.pods import SandboxPods
+from slipway_testkit.pods import SandboxPods, sandbox_kinds
 
 Start = Callable[..., Service]
 
@@ -52,7 +52,7 @@ def facts(canaries: Canaries) -> str:
     return json.dumps(canaries.facts)
 
 
-@pytest.fixture(scope="session", params=["nsjail", "runsc", "kubernetes"])
+@pytest.fixture(scope="session", params=sandbox_kinds())
 def sandbox(request: pytest.FixtureRequest, installed_program: Callable[[str], Path]) -> str:
     """The adapter, as the setting names it: a test that takes it runs against every one."""
     if request.param != "runsc":

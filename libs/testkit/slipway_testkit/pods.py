@@ -15,6 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_KUBECONFIG, _IMAGE = "SLIPWAY_TEST_KUBECONFIG", "SLIPWAY_TEST_SANDBOX_IMAGE"
+
+
+def sandbox_kinds() -> list[str]:
+    """The sandboxes that a suite runs over: pods only where a cluster is given."""
+    return ["nsjail", "runsc", *(["kubernetes"] if os.environ.get(_KUBECONFIG) else [])]
+
 
 class NoCluster(Exception):
     """No cluster is given; the message says what is missing."""
@@ -54,9 +61,9 @@ def namespace() -> Generator[SandboxPods]:
     Raises:
         NoCluster: none is given.
     """
-    kubeconfig, image = (os.environ.get(f"SLIPWAY_TEST_{name}") for name in ("KUBECONFIG", "SANDBOX_IMAGE"))
+    kubeconfig, image = os.environ.get(_KUBECONFIG), os.environ.get(_IMAGE)
     if not kubeconfig or not image:
-        raise NoCluster("no cluster is given: set SLIPWAY_TEST_KUBECONFIG and SLIPWAY_TEST_SANDBOX_IMAGE")
+        raise NoCluster(f"no cluster is given: set {_KUBECONFIG} and {_IMAGE}")
     if shutil.which("kubectl") is None:
         raise NoCluster("kubectl is not in PATH")
     pods = SandboxPods(Path(kubeconfig), f"slipway-sandboxes-{secrets.token_hex(4)}", image)
