@@ -33,7 +33,7 @@ check: setup-dev ## Format, lint, types, import rules, contracts and stubs: quic
 fmt: setup-dev ## Format the code
 	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .
 
-servers: ## Install the real servers: PostgreSQL, Redis, RabbitMQ (Debian), Weaviate, versitygw, gVisor, Helm (Go), Keycloak (Maven)
+servers: ## Install the real servers: PostgreSQL, Redis, RabbitMQ, Prometheus (Debian), Weaviate, versitygw, gVisor, Helm (Go), Keycloak (Maven)
 	@scripts/servers.sh
 
 cluster-test: setup-dev ## Install the chart on the cluster of KUBECONFIG and put it through upgrades and kills (docs/kubernetes.md)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the real servers that tests use and that `slipway up --servers` can run on: PostgreSQL, Redis and RabbitMQ from
-# Debian; Weaviate, versitygw, gVisor and Helm through Go; Keycloak through Maven. What is built here goes to the user's
-# cache folder, where the next checkout finds it, and is linked in .servers/. Nothing is started. What is there already
-# stays as it is. Exit status 1, with the reasons, when something could not be installed; all the rest then is.
+# Installs the real servers that tests use and that `slipway up --servers` can run on: PostgreSQL, Redis, RabbitMQ and
+# Prometheus from Debian; Weaviate, versitygw, gVisor and Helm through Go; Keycloak through Maven. What is built here goes
+# to the user's cache folder, where the next checkout finds it, and is linked in .servers/. Nothing is started. What is
+# there already stays as it is. Exit status 1, with the reasons, when something could not be installed; all the rest
+# then is.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 

@@ -1,4 +1,5 @@
-# PostgreSQL with pgvector, Redis and RabbitMQ, from Debian's packages. No daemon is started: tests start their own.
+# PostgreSQL with pgvector, Redis, RabbitMQ and Prometheus, from Debian's packages. No daemon is started: tests start
+# their own.
 # shellcheck shell=bash
 
 debian_servers() {
@@ -6,10 +7,11 @@ debian_servers() {
   [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || wanted+=(rabbitmq-server)
   command -v redis-server >/dev/null || wanted+=(redis-server)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || wanted+=(postgresql)
+  command -v promtool >/dev/null || wanted+=(prometheus)
   command -v setpriv >/dev/null || wanted+=(util-linux)
   ((${#wanted[@]} == 0)) && return
 
-  local without="without them the tests on Debian's PostgreSQL, Redis and RabbitMQ are skipped; everything else works"
+  local without="without them the tests on Debian's PostgreSQL, Redis and RabbitMQ and those of the alert rules are skipped; everything else works"
   if ! command -v apt-get >/dev/null; then
     missing "missing: ${wanted[*]}. This system has no apt-get: install them as it does that; $without"
   elif ((EUID != 0)); then
