@@ -7,7 +7,8 @@ SLIPWAY_REQUIRE_SERVERS=1.
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -26,6 +27,7 @@ from slipway_testkit.servers.versitygw import S3Server
 from slipway_testkit.servers.weaviate import WeaviateServer
 from slipway_testkit.signing import SigningAuthority
 from slipway_testkit.waiting import eventually as _eventually
+from slipway_testkit.warm import WarmProgram, warm_program
 
 S = TypeVar("S")
 
@@ -47,6 +49,18 @@ def _fail_or_skip(error: ServerUnavailable) -> NoReturn:
     if os.environ.get("SLIPWAY_REQUIRE_SERVERS") == "1":
         pytest.fail(f"SLIPWAY_REQUIRE_SERVERS=1: {error}", pytrace=False)
     pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Callable[[str], WarmProgram]]:
+    """`warm("slipway_router.main").popen(environment=…)`: processes of a module that the session imports once."""
+    with ExitStack() as programs:
+
+        @cache
+        def program(module: str) -> WarmProgram:
+            return programs.enter_context(warm_program(module))
+
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,13 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from inspect import signature
+from typing import IO, Any
 
 _NUMBER = struct.Struct("=i")
 _REQUEST_LIMIT = 1 << 16
@@ -59,22 +62,86 @@ class WarmProcess:
             writer.close()
 
 
+class WarmPopen:
+    """A process that was forked, for callers that wait in threads; like subprocess's own with text, as far as it goes.
+
+    `stdout` carries its errors too.
+    """
+
+    def __init__(self, pid: int, stdout: IO[str], status: socket.socket) -> None:
+        self.pid = pid
+        self.stdout = stdout
+        self.returncode: int | None = None
+        """Its exit status, or minus the signal that ended it; None until `poll` or `wait` has seen its end."""
+        self._status = status
+        self._waiting = threading.Lock()
+
+    def poll(self) -> int | None:
+        """Its `returncode`, when it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for its end; subprocess.TimeoutExpired after `timeout` seconds."""
+        with self._waiting:
+            if self.returncode is None:
+                if not select.select([self._status], [], [], timeout)[0]:
+                    raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+                self.returncode = _ended(self._status)
+                self._status.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal; nothing happens when the process has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
 class WarmProgram:
-    """A program that waits to be forked; its `main(arguments)` is what a process runs."""
+    """A program that waits to be forked; its `main`, with the arguments if it takes any, is what a process runs."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._watches: set[asyncio.Task[None]] = set()
 
+    def popen(self, *arguments: str, environment: Mapping[str, str]) -> WarmPopen:
+        """Starts a process with these arguments and nothing but this environment."""
+        output, write = os.pipe()
+        with os.fdopen(write, "wb") as pipe:
+            status = self._fork(arguments, environment, pipe, pipe)
+        return WarmPopen(_number(status), os.fdopen(output, "r", errors="replace"), status)
+
+    def run(
+        self, *arguments: str, environment: Mapping[str, str], timeout: float = 30
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a process to its end, which must come within `timeout` seconds; standard output and errors apart."""
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            status = self._fork(arguments, environment, output, errors)
+            process = WarmPopen(_number(status), output, status)
+            try:
+                returncode = process.wait(timeout)
+            finally:
+                process.kill()
+                process.wait()
+            for file in (output, errors):
+                file.seek(0)
+            return subprocess.CompletedProcess(arguments, returncode, output.read(), errors.read())
+
     async def start(self, *arguments: str, environment: Mapping[str, str]) -> WarmProcess:
         """Starts a process with these arguments and nothing but this environment."""
-        request = json.dumps({"arguments": arguments, "environment": dict(environment)}).encode()
-        assert len(request) <= _REQUEST_LIMIT
-        own, theirs = socket.socketpair()
         output, write = os.pipe()
-        socket.send_fds(self._control, [request], [write, theirs.fileno()])
-        os.close(write)
-        theirs.close()
+        with os.fdopen(write, "wb") as pipe:
+            own = self._fork(arguments, environment, pipe, pipe)
         lines = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(lines)
         await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(output, "rb"))
@@ -85,6 +152,30 @@ class WarmProgram:
         self._watches.add(watch)
         watch.add_done_callback(self._watches.discard)
         return process
+
+    def _fork(
+        self, arguments: Sequence[str], environment: Mapping[str, str], output: IO[Any], errors: IO[Any]
+    ) -> socket.socket:
+        """Asks for a process; answers with what its id comes over, and then how it ended."""
+        request = json.dumps({"arguments": arguments, "environment": dict(environment)}).encode()
+        assert len(request) <= _REQUEST_LIMIT
+        own, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [request], [output.fileno(), errors.fileno(), theirs.fileno()])
+        return own
+
+
+def _number(status: socket.socket) -> int:
+    (number,) = _NUMBER.unpack(status.recv(_NUMBER.size, socket.MSG_WAITALL))
+    return number
+
+
+def _ended(status: socket.socket) -> int:
+    try:
+        return _number(status)
+    except (struct.error, ConnectionResetError):
+        # The one that forked the process has ended, and the kernel ends the process with it.
+        return -signal.SIGKILL
 
 
 @contextmanager
@@ -120,15 +211,16 @@ def _serve(module: str, control: socket.socket) -> None:
                 os.close(status)
                 os.close(ready)
                 continue
-            data, descriptors, _, _ = socket.recv_fds(control, _REQUEST_LIMIT, 2)
+            data, descriptors, _, _ = socket.recv_fds(control, _REQUEST_LIMIT, 3)
             if not data:
                 return
-            output, status = descriptors
+            output, errors, status = descriptors
             pid = os.fork()
             if pid == 0:
                 inherited = [control.fileno(), status, *children, *(other for _, other in children.values())]
-                _become(main, json.loads(data), output, inherited)
+                _become(main, json.loads(data), (output, errors), inherited)
             os.close(output)
+            os.close(errors)
             _tell(status, pid)
             child = os.pidfd_open(pid)
             children[child] = (pid, status)
@@ -140,18 +232,19 @@ def _tell(status: int, number: int) -> None:
         os.write(status, _NUMBER.pack(number))
 
 
-def _become(main: Any, request: Mapping[str, Any], output: int, inherited: Sequence[int]) -> None:
+def _become(main: Any, request: Mapping[str, Any], outputs: tuple[int, int], inherited: Sequence[int]) -> None:
     """The forked process: it runs the program, and does not return."""
     code: object = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        for descriptor in (output, *inherited):
+        os.dup2(outputs[0], 1)
+        os.dup2(outputs[1], 2)
+        for descriptor in (*outputs, *inherited):
             os.close(descriptor)
         os.environ.clear()
         os.environ.update(request["environment"])
-        code = main(request["arguments"])
+        sys.argv[1:] = request["arguments"]
+        code = main(sys.argv[1:]) if signature(main).parameters else main()
     except SystemExit as ended:
         code = ended.code
     except BaseException:  # noqa: BLE001 # as the interpreter does at the end of a program

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,27 @@ async def test_a_process_is_killed_as_any_other(program: WarmProgram) -> None:
     assert process.returncode is None
     process.send_signal(signal.SIGKILL)
     assert await process.wait() == -signal.SIGKILL
+
+
+def test_a_process_can_be_waited_for_in_threads(program: WarmProgram) -> None:
+    process = program.popen("lives", environment={"COLOUR": "red"})
+    pid, _, *words = process.stdout.readline().split()
+    assert (int(pid), words, process.poll()) == (process.pid, ["lives", "red", "None"], None)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.terminate()
+    assert process.wait(30) == -signal.SIGTERM
+    process.kill()  # nothing happens
+    assert (process.poll(), process.wait(), process.stdout.read()) == (-signal.SIGTERM, -signal.SIGTERM, "")
+    process.stdout.close()
+
+
+def test_a_command_answers_with_its_status_output_and_errors(program: WarmProgram) -> None:
+    done = program.run("said", environment={"COLOUR": "blue"})
+    assert (done.returncode, done.stderr) == (1, "no such file\n")
+    assert done.stdout.split()[2:] == ["said", "blue", "None"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.run("lives", environment={}, timeout=0.2)
 
 
 async def test_processes_end_with_their_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually) -> None:
