@@ -69,6 +69,13 @@ def test_a_malformed_head_is_400(gateway: Any, head: str) -> None:
     assert answers(gateway.url, head) == [400]
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/"])
+def test_head_answers_as_get_without_a_body(gateway: Any, path: str) -> None:
+    read, asked = httpx.get(f"{gateway.url}{path}"), httpx.head(f"{gateway.url}{path}")
+    assert (asked.status_code, asked.content) == (read.status_code, b"")
+    assert asked.headers["content-length"] == read.headers["content-length"] != "0"
+
+
 def test_a_host_that_is_not_ours_is_421(gateway: Any) -> None:
     answer = httpx.get(f"{gateway.url}/livez", headers={"Host": "rebound.example"})
     assert answer.status_code == 421

@@ -179,6 +179,9 @@ def test_a_file_goes_up_and_comes_down(alice: Any, services: Any) -> None:
     assert content.headers["content-type"].startswith("text/html")
     assert content.headers["content-disposition"] == "attachment; filename*=UTF-8''bestellungen%20%C3%BC.html"
     assert content.headers["x-content-type-options"] == "nosniff"
+    etag = content.headers["etag"]
+    had = alice.get("/v1/files/file_1/content", headers={"If-None-Match": f'"other", {etag}'})
+    assert (had.status_code, had.content, had.headers["etag"]) == (304, b"", etag)
     wrong = alice.post("/v1/files", data={"ttl_seconds": "soon"}, files={"file": ("a", b"x")})
     assert wrong.json()["field"] == "ttl_seconds"
 

@@ -22,7 +22,7 @@ from slipway_gateway.http.route import CallsDep, IdempotencyKey
 
 router = api_router("agents")
 
-MAX_DEFINITION_BYTES = 256 * 1024
+MAX_DEFINITION_BYTES = 1 << 20
 _DEFINITION_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "application/json"})
 
 AgentName = Annotated[str, Path(min_length=1, max_length=200)]
@@ -31,7 +31,7 @@ VersionNumber = Annotated[int, Path(ge=1, le=2**31 - 1)]
 _DEFINITION_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The definition: YAML or JSON, at most 256 KiB.",
+        "description": "The definition: YAML or JSON, at most 1 MiB.",
         "content": {
             "application/yaml": {"schema": {"type": "string"}},
             "application/json": {"schema": {"type": "object"}},

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import Path, Request
+from fastapi import Header, Path, Request, Response
 from slipway.memory.v1 import memory_pb2 as pb
 from slipway_chassis.errors import InvalidArgument, NotFound
 
@@ -87,11 +87,12 @@ async def get_file(file_id: FileId, calls: CallsDep) -> File:
         200: {
             "description": "The bytes, as an attachment.",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
+        },
+        304: {"description": "`If-None-Match` has the file's ETag."},
     },
     summary="Download a file",
 )
-async def download_file(file_id: FileId, calls: CallsDep) -> ClosingStream:
+async def download_file(file_id: FileId, calls: CallsDep, if_none_match: Annotated[str, Header()] = "") -> Response:
     """The bytes, always as an attachment."""
     stream = calls.stream(
         calls.peers.files.DownloadFile, pb.DownloadFileRequest(file_id=file_id), timeout=TRANSFER_SECONDS
@@ -107,13 +108,17 @@ async def download_file(file_id: FileId, calls: CallsDep) -> ClosingStream:
                 yield message.data
 
     described = first.file
+    etag = f'"{described.digest}"'
+    if etag in if_none_match or if_none_match.strip() == "*":
+        await stream.aclose()
+        return Response(status_code=304, headers={"etag": etag})
     return ClosingStream(
         content(),
         media_type=described.content_type or "application/octet-stream",
         headers={
             "content-length": str(described.size_bytes),
             "content-disposition": content_disposition(described.filename),
-            "etag": f'"{described.digest}"',
+            "etag": etag,
         },
     )
 

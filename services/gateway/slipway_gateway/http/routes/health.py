@@ -33,12 +33,14 @@ class Health(BaseModel):
 
 
 @router.get("/livez", summary="Is the process alive")
+@router.head("/livez", include_in_schema=False)
 async def livez() -> Health:
     """Depends on nothing else: a gateway that waits for others must not be restarted for it."""
     return Health(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Names what is missing."}}, summary="Ready?")
+@router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request, gateway: GatewayDep) -> JSONResponse:
     """Ready to take requests, or what is missing.
 
@@ -54,6 +56,7 @@ async def readyz(request: Request, gateway: GatewayDep) -> JSONResponse:
 
 
 @router.get("/docs", include_in_schema=False)
+@router.head("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """The API reference."""
     return HTMLResponse(
@@ -62,6 +65,7 @@ async def docs(request: Request) -> HTMLResponse:
 
 
 @router.get("/", include_in_schema=False)
+@router.head("/", include_in_schema=False)
 async def index() -> HTMLResponse:
     """Links for whoever opens the address in a browser."""
     return HTMLResponse(_INDEX)
