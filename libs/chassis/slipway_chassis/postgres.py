@@ -25,18 +25,26 @@ _log = get_logger(__name__)
 _MIGRATION_LOCK = 0x51199A7
 _AWAY = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    # It answers, and takes nothing: a standby after a failover, or a primary that was told so; a full disk or memory.
+    # It is short of connections, disk or memory.
+    asyncpg.InsufficientResourcesError,
+    # It starts, stops or has crashed; an operator cancelled the statement or bounded its time; the process was frozen
+    # for so long that its transaction was ended.
+    asyncpg.OperatorInterventionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # Its disk fails.
+    asyncpg.PostgresSystemError,
+    # It answers, and takes nothing: a standby after a failover, or a primary that was told so.
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.DiskFullError,
-    asyncpg.OutOfMemoryError,
     # What asyncpg says to a query between the server's last words and the end of the connection.
     asyncpg.InternalClientError,
-    # The process was frozen for so long that its transaction was ended.
-    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+_NOT_NOW = (
+    *_AWAY,
+    # Of a process that was let in when it started: its role, password or database are being changed.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    # Somebody else holds a table for longer than the server lets anybody wait.
+    asyncpg.LockNotAvailableError,
 )
 _LOST_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
@@ -57,7 +65,7 @@ def as_domain_error(error: BaseException) -> SlipwayError | None:
     """What a database error means to a caller, or None if it is a bug (or no database error at all)."""
     # asyncpg raises InterfaceError for a connection that was lost, but for misuse as well; only the text tells.
     lost = isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
-    if lost or isinstance(error, _AWAY):
+    if lost or isinstance(error, _NOT_NOW):
         return StoreUnavailable("the database is unavailable", retry_after=1)
     if isinstance(error, _LOST_RACE):
         return WriteConflict("a concurrent change won; try again")

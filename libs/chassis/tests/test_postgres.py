@@ -1,6 +1,7 @@
 """Migrations, transactions, and what a database that is away means."""
 
 import asyncio
+import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -160,6 +161,39 @@ async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(pool
     async with transaction(pool) as conn:
         await conn.execute("INSERT INTO t VALUES (2)")
     assert await pool.fetchval("SELECT id FROM t") == 2
+
+
+async def test_a_statement_that_the_server_gives_no_time_is_unavailable(pool: asyncpg.Pool) -> None:
+    await pool.execute("CREATE TABLE t (id int)")
+    async with pool.acquire() as foreign, foreign.transaction():
+        await foreign.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for bound in ("statement_timeout", "lock_timeout"):
+            with pytest.raises(StoreUnavailable):  # noqa: PT012 # it is the end of the block that raises
+                async with transaction(pool) as conn:
+                    await conn.execute(f"SET LOCAL {bound} = '20ms'")
+                    await conn.execute("INSERT INTO t VALUES (1)")
+    async with transaction(pool) as conn:
+        await conn.execute("INSERT INTO t VALUES (2)")
+
+
+@pytest.mark.parametrize(("forbid", "allow"), [("NOLOGIN", "LOGIN"), ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1")])
+async def test_a_database_that_lets_nobody_in_any_more_is_unavailable_until_it_does(
+    database_url: str, pool: asyncpg.Pool, forbid: str, allow: str
+) -> None:
+    role = f"role_{secrets.token_hex(4)}"
+    await pool.execute(f"CREATE ROLE {role} LOGIN")
+    async with await open_pool(database_url.replace("//postgres@", f"//{role}@")) as of_role:
+        assert await of_role.fetchval("SELECT current_user") == role
+        await pool.execute(f"ALTER ROLE {role} {forbid}")
+        await pool.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                async with transaction(of_role) as conn:
+                    await conn.fetchval("SELECT 1")
+        await pool.execute(f"ALTER ROLE {role} {allow}")
+        async with transaction(of_role) as conn:
+            assert await conn.fetchval("SELECT 1") == 1
+    await pool.execute(f"DROP ROLE {role}")
 
 
 async def test_a_database_that_starts_late_is_waited_for(tmp_path: Path) -> None:

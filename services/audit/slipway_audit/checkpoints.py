@@ -4,7 +4,7 @@ import asyncio
 
 from prometheus_client import Counter, Gauge
 from slipway_chassis import telemetry
-from slipway_chassis.errors import SlipwayError
+from slipway_chassis.errors import SlipwayError, Unavailable
 from slipway_chassis.logs import get_logger
 from slipway_evidence.checkpoint import Checkpoint, CheckpointError, Head, open_checkpoint, previous_line
 from slipway_evidence.merkle import ProofError, consistency_nodes, consistency_proof, verify_consistency
@@ -87,7 +87,9 @@ class Checkpointer:
         except (SlipwayError, OSError) as error:
             reason = error.reason if isinstance(error, SlipwayError) else type(error).__name__
             _refused.labels(reason).inc()
-            _log.error("audit.checkpoint_refused", tenant=tenant, reason=reason, error=str(error))
+            # A database that is away is named by readiness; anything else is for somebody to look at.
+            log = _log.warning if isinstance(error, Unavailable) else _log.error
+            log("audit.checkpoint_refused", tenant=tenant, reason=reason, error=str(error))
             return False
         return True
 

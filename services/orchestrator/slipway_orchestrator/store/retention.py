@@ -88,14 +88,14 @@ class Retention:
         async with transaction(self._pool) as conn:
             months = await conn.fetch("SELECT month FROM empty_journal_months() AS month")
         for (month,) in months:
-            try:
-                async with transaction(self._pool) as conn:
+            async with transaction(self._pool) as conn:
+                try:
                     await conn.execute("SELECT drop_journal_partition($1)", month)
-            except asyncpg.LockNotAvailableError:
-                _log.info("retention.later", month=f"{month:%Y-%m}")
-                continue
-            except asyncpg.UndefinedTableError:  # another process was quicker
-                continue
+                except asyncpg.LockNotAvailableError:
+                    _log.info("retention.later", month=f"{month:%Y-%m}")
+                    continue
+                except asyncpg.UndefinedTableError:  # another process was quicker
+                    continue
             MONTHS_DROPPED.inc()
             _log.info("retention.dropped", month=f"{month:%Y-%m}")
 
