@@ -18,6 +18,7 @@ from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
+from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.service import run, run_service, work_undisturbed
 from slipway_chassis.settings import load_settings
 
@@ -74,7 +75,7 @@ async def serve(settings: GatewaySettings) -> None:
         await check_answers(pool)
 
     async def redis_answers() -> None:
-        await redis.execute_command("PING")
+        await check_takes_writes(redis, "slipway:gateway:ready")
 
     peers = Peers(_targets(settings), settings.tls)
     readiness = Readiness(

@@ -17,6 +17,7 @@ from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
+from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_chassis.tokens import ServiceTokenSource
@@ -110,7 +111,7 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
         await retention.sweep(pool)
 
     async def redis_answers() -> None:
-        await redis.execute_command("PING")
+        await check_takes_writes(redis, "slipway:memory:ready")
 
     async def database_answers() -> None:
         await check_answers(pool)

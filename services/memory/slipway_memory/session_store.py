@@ -72,9 +72,11 @@ class RedisSessionStore:
         name = hashlib.sha256(json.dumps([owner, request_id]).encode()).hexdigest()
         key = f"{_prefix(tenant)}request:{name}"
         async with _available():
-            await self._client.set(key, f"{session_id} {fingerprint}", nx=True, ex=_REQUEST_TTL)
-            stored = cast("bytes", await self._client.get(key)).decode()
-        first, _, said = stored.partition(" ")
+            # In one command: between two the key may be gone.
+            stored = await self._client.set(key, f"{session_id} {fingerprint}", nx=True, get=True, ex=_REQUEST_TTL)
+        if stored is None:
+            return session_id
+        first, _, said = cast("bytes", stored).decode().partition(" ")
         if said != fingerprint:
             raise IdempotencyKeyReused("request_id was used before with another request", field="request_id")
         return first

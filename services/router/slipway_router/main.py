@@ -16,6 +16,7 @@ from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
 from slipway_chassis.readiness import Readiness
+from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service, work_undisturbed
 from slipway_chassis.settings import load_settings
@@ -110,7 +111,7 @@ async def serve(settings: RouterSettings) -> None:
         return [router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name]
 
     async def redis_answers() -> None:
-        await redis.execute_command("PING")
+        await check_takes_writes(redis, "slipway:router:ready")
 
     async def database_answers() -> None:
         await check_answers(database)

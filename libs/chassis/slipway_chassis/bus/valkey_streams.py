@@ -18,6 +18,7 @@ from slipway_chassis.bus.valkey_broadcast import ValkeyBroadcast
 from slipway_chassis.bus.valkey_consumer import StreamConsumer
 from slipway_chassis.bus.valkey_entries import decode_entry, encode_entry, stream_key
 from slipway_chassis.errors import Unavailable
+from slipway_chassis.redis_check import check_takes_writes
 
 # Longer than the blocking read (valkey_consumer.BLOCK_MS), which it must not cut off.
 _SOCKET_TIMEOUT = 10.0
@@ -131,9 +132,9 @@ class ValkeyBus:
     async def ping(self) -> None:
         """See Bus.ping."""
         try:
-            await self._commands.execute_command("PING")
+            await check_takes_writes(self._commands, f"{self._namespace}#ready")
         except RedisError as error:
-            raise Unavailable("bus: Valkey does not answer") from error
+            raise Unavailable("bus: Valkey does not answer, or takes no writes") from error
 
     async def close(self) -> None:
         """See Bus.close."""

@@ -102,6 +102,8 @@ class WeaviateConnection:
     async def check(self) -> None:
         """One round trip over HTTP and one over gRPC. Raises as `use`."""
         async with self.use("check", seconds=5) as client:
+            # The other two print what they run into to standard output, where the log is; this one raises it.
+            await client.get_meta()
             if not await client.is_ready():
                 raise VectorStoreUnavailable("Weaviate is starting", retry_after=_RETRY_AFTER)
             if not await client.is_live():
