@@ -134,6 +134,12 @@ WRONG: list[tuple[str, str, str]] = [
         "no such property",
     ),
     (
+        "    - {id: l, tool: {name: list}}\n    - {id: a, set: '${steps.l.output.items.startWith(\"x\")}'}",
+        "spec.steps[1].set",
+        "there is no function startWith",
+    ),
+    ("    - {id: a, set: '${string(input)}'}", "spec.steps[0].set", "string() takes no such value"),
+    (
         "    - branch: [{else: true, steps: [{id: a, set: 1}]}, {when: 'true', steps: [{id: b, set: 1}]}]",
         "spec.steps[0].branch[0].else",
         "last arm",

@@ -26,12 +26,12 @@ from slipway_orchestrator.definitions.parse import Parsed
 from slipway_orchestrator.definitions.problems import Problems
 from slipway_orchestrator.definitions.source import Node
 from slipway_orchestrator.expressions.evaluation import MAX_EXPRESSION, ExpressionFailed, compiled, evaluate_here, used
-from slipway_orchestrator.expressions.references import Path
+from slipway_orchestrator.expressions.references import FUNCTIONS, Path
 from slipway_orchestrator.expressions.schemas import Missing, Unknown, follow, sample
 from slipway_orchestrator.expressions.template import UnclosedTemplate, expressions
 
 MAX_NESTING = 1
-_TYPE_ERROR = re.compile(r"No such overload|Unsupported operation|Undefined variable or function")
+_TYPE_ERROR = re.compile(r"No such overload|Unsupported operation|takes no such value")
 
 
 def check_names(parsed: Parsed, problems: Problems, known: Known) -> None:
@@ -160,6 +160,11 @@ class _Names:
         refs = used(source)
         if refs.nesting > MAX_NESTING:
             return f"`{_short(source)}`: comprehensions (map, filter, all, exists) must not nest"
+        for function in refs.functions:
+            if function not in FUNCTIONS:
+                return (
+                    f"`{_short(source)}`: there is no function {function} (there are: {', '.join(sorted(FUNCTIONS))})"
+                )
         for path in refs.paths:
             wrong = self._unknown(path)
             if wrong is not None:

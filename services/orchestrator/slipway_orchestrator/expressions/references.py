@@ -1,10 +1,18 @@
 """Which names an expression uses, as paths: `steps.answer.output.text`, `input.items[0]`."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from slipway_orchestrator.expressions.tokens import Token, string_value, tokenize
 
 COMPREHENSIONS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
+FUNCTIONS = COMPREHENSIONS | {
+    "has", "size", "contains", "startsWith", "endsWith", "matches",
+    "string", "int", "uint", "double", "bytes", "duration", "timestamp", "type", "dyn",
+    "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
+    "getHours", "getMinutes", "getSeconds", "getMilliseconds",
+}  # fmt: skip
+"""What expressions may call, as a function or on a value: macros and functions of the CEL library."""
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 
 Path = tuple[str | int, ...]
@@ -22,6 +30,8 @@ class References:
     """How deep they stand in one another."""
     whole: bool
     """The expression is one path and nothing else."""
+    functions: tuple[str, ...]
+    """Names that are called."""
 
 
 def references(expression: str) -> References:
@@ -55,7 +65,12 @@ def references(expression: str) -> References:
             position = end
             continue
         position += 1
-    return References(tuple(paths), count, deepest, whole_end == len(tokens) and bool(tokens))
+    called = tuple(
+        token.text
+        for token, following in pairwise(tokens)
+        if token.kind == "name" and token.text not in _KEYWORDS and following.text == "("
+    )
+    return References(tuple(paths), count, deepest, whole_end == len(tokens) and bool(tokens), called)
 
 
 def _text(tokens: list[Token], position: int) -> str:
