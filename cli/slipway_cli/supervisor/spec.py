@@ -24,5 +24,5 @@ class ProcessSpec:
     stop_signal: int = signal.SIGTERM
     death_signal: int = signal.SIGKILL
     drop_root: bool = False
-    ready_within: float = 60
+    ready_within: float = 180
     detail: str = ""
