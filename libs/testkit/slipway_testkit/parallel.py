@@ -3,15 +3,15 @@
 A file is taken as a whole. A worker stays in its folder, whose servers it has started, and helps in others' only when
 no folder is left that nobody is in. Each worker has servers of its own.
 
-A test marked `alone` has the machine to itself: no other test runs at its time. It watches what is shared (the table of
-processes, /tmp, the disk), or how much the machine gives it is part of what it says. It waits until the others come to
-the end of their files, so that no token of theirs grows old meanwhile; folders of such tests come last.
+A test marked `alone` watches what is shared (mounts, /tmp, processes), and would take another's sandbox for
+what it looks for: no test that may start one runs at its time. It waits until those come to the end of their files, so
+that no token of theirs grows old meanwhile. Their folders come first, so that the others are left to run beside it.
 """
 
 import fcntl
 import os
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -23,8 +23,10 @@ from xdist.workermanage import WorkerController
 # With its servers a worker takes about this much at its peak.
 _MEMORY_OF_A_WORKER = 3 << 30
 # Their tests are alone.
-_LAST = ("tests/hostile",)
-ALONE = "alone: no other test may run at its time (pytest -n)"
+_ALONE = "tests/hostile"
+# Folders below these have tests that start sandboxes: of the tools service, of a stack, of a check.
+_SANDBOXES = ("cli/", "services/tools/", "tests/")
+ALONE = "alone: no test that may start a sandbox may run at its time (pytest -n)"
 
 
 def workers(cpus: int, memory: int) -> int:
@@ -32,15 +34,21 @@ def workers(cpus: int, memory: int) -> int:
     return max(1, min(cpus + 1, memory // _MEMORY_OF_A_WORKER))
 
 
-def next_file(waiting: list[str], own: str | None, others: set[str]) -> str:
+def next_file(waiting: Iterable[str], own: str | None, others: set[str]) -> str:
     """Which of the `waiting` files a worker takes that was in the folder `own`, while others are in theirs.
 
-    One of its own folder; else of the first folder that nobody is in; else of the folder that has most left. Folders of
-    tests that are alone wait for all others.
+    One of its own folder; else of the first folder that nobody is in; else of the folder that has most left. Folders
+    with sandboxes come first, the later names before the earlier: the slow ones are named `tests/…`. Tests that are
+    alone wait until nobody is in such a folder, and then are the next.
     """
     left: dict[str, list[str]] = defaultdict(list)
-    for file in [file for file in waiting if _folder(file) not in _LAST] or waiting:
+    for file in sorted(waiting, key=lambda file: (makes_sandboxes(file), _folder(file)), reverse=True):
         left[_folder(file)].append(file)
+    alone = left.pop(_ALONE, [])
+    if alone and not any(makes_sandboxes(f"{folder}/") for folder in others | left.keys()):
+        return alone[0]
+    if not left:
+        return alone[0]
     if own in left:
         return left[own][0]
     for folder, files in left.items():
@@ -49,12 +57,17 @@ def next_file(waiting: list[str], own: str | None, others: set[str]) -> str:
     return max(left.values(), key=len)[-1]
 
 
+def makes_sandboxes(file: str) -> bool:
+    """Whether tests of the file may start sandboxes, and so wait for those that are alone."""
+    return file.startswith(_SANDBOXES)
+
+
 def _folder(file: str) -> str:
     return str(PurePosixPath(file).parent)
 
 
 class FolderScheduling(LoadScopeScheduling):
-    """Files as units of work; folders from the last to the first by name, since the slow ones are named `tests/…`."""
+    """Files as units of work."""
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
         super().__init__(config, log)
@@ -66,15 +79,14 @@ class FolderScheduling(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         others = {folder for other, folder in self._in.items() if other is not node and other in self.assigned_work}
-        waiting = sorted(self.workqueue, key=_folder, reverse=True)
-        file = next_file(waiting, self._in.get(node), others)
+        file = next_file(self.workqueue, self._in.get(node), others)
         self._in[node] = _folder(file)
         self.workqueue.move_to_end(file, last=False)
         super()._assign_work_unit(node)
 
 
 class Turns:
-    """One test at a time holds the machine when it is `alone`; all others share it. Across processes, by file locks.
+    """One test at a time holds the machine when it is `alone`; those with sandboxes share it. By file locks.
 
     Whoever waits for the machine keeps the next ones from starting, so that it does not wait for ever.
     """
@@ -116,6 +128,8 @@ class TakingTurns:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """Around all of a test, before its time begins to count: fixtures, repetitions, and what is taken down."""
+        if not (_is_alone(item) or makes_sandboxes(item.nodeid)):
+            return (yield)
         self._turns.begin(alone=_is_alone(item))
         try:
             return (yield)

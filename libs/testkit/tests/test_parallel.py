@@ -24,16 +24,22 @@ def test_there_is_one_worker_more_than_processors_if_memory_is_enough(cpus: int,
         (["b/1", "b/2", "a/1"], "a", set[str](), "a/1"),
         (["b/1", "b/2", "a/1"], None, set[str](), "b/1"),
         (["b/1", "b/2", "a/1"], None, {"b"}, "a/1"),
+        (["b/1", "cli/tests/1"], None, set[str](), "cli/tests/1"),
         (["c/1", "b/1", "b/2"], "a", {"c", "b"}, "b/2"),
-        (["tests/hostile/1", "b/1"], "a", {"b"}, "b/1"),
-        (["tests/hostile/1"], "a", {"b"}, "tests/hostile/1"),
+        (["tests/hostile/1", "tests/e2e/1", "b/1"], "a", {"tests/e2e"}, "b/1"),
+        (["tests/hostile/1", "b/1"], "b", {"tests/e2e"}, "b/1"),
+        (["tests/hostile/1", "b/1"], "b", {"a"}, "tests/hostile/1"),
+        (["tests/hostile/1"], "a", {"tests/e2e"}, "tests/hostile/1"),
     ],
     ids=[
         "its own folder",
         "the first",
         "one that nobody is in",
+        "sandboxes first",
         "the last of the one with most",
-        "no test alone",
+        "no test alone before the sandboxes'",
+        "nor beside them",
+        "a test alone after them",
         "rest",
     ],
 )
@@ -59,7 +65,7 @@ def slow():
 
 @pytest.mark.parametrize("n", range(6))
 def test_shared(n):
-    note("shared")
+    note({kind!r})
 
 @pytest.mark.alone
 @pytest.mark.parametrize("n", range(3))
@@ -74,11 +80,11 @@ def test_fails_once(tmp_path_factory):
 """
 
 
-def test_a_test_alone_meets_no_other_and_the_summary_counts_all_of_them(tmp_path: Path) -> None:
+def test_a_test_alone_meets_none_with_sandboxes_and_the_summary_counts_all_of_them(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    for folder in ("a", "b", "c"):
+    for folder, kind in (("tests", "shared"), ("cli", "shared"), ("libs", "elsewhere")):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"test_{folder}.py").write_text(TESTS.format(log=str(log)))
+        (tmp_path / folder / f"test_{folder}.py").write_text(TESTS.format(log=str(log), kind=kind))
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     plugins = ["-p", "xdist", "-p", "pytest_rerunfailures", "-p", "slipway_testkit.parallel"]
     options = ["-n", "3", "--reruns", "1", "--basetemp", str(tmp_path / "temporary")]
@@ -92,5 +98,6 @@ def test_a_test_alone_meets_no_other_and_the_summary_counts_all_of_them(tmp_path
     assert len({pid for _, pid, *_ in notes}) == 3
     assert len([kind for kind, *_ in notes if kind == "alone"]) == 9
     for kind, pid, begun, ended in notes:
-        for _, other, from_, to in notes:
-            assert kind == "shared" or other == pid or to <= begun or from_ >= ended
+        for beside, other, from_, to in notes:
+            free = kind in ("shared", "elsewhere") or beside == "elsewhere"
+            assert free or other == pid or to <= begun or from_ >= ended
