@@ -45,6 +45,37 @@ from chart_testing.variants import REQUIRED, Helm, Object, Refused, merged
         ({"monitoring": {"serviceMonitor": {"enabled": True}}}, ["networkPolicy.metricsFrom lets nobody scrape"]),
         ({"ingress": {"enabled": True}}, ["ingress.tlsSecret is not set"]),
         ({"drain": {"preStopSeconds": 0}}, ["/drain/preStopSeconds"]),
+        (
+            {"services": {"gateway": {"resources": {"requests": {"memory": "2Gi"}}}}},
+            ["services.gateway.resources.requests.memory (2Gi) is more than limits.memory (512Mi)", "raise the limit"],
+        ),
+        (
+            {"services": {"tools": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}}},
+            ["services.tools.resources.requests.cpu (2) is more than limits.cpu (1500m)"],
+        ),
+        ({"podLabels": {"team": "a team"}}, ["/podLabels/team"]),
+        (
+            {"podLabels": {"app.kubernetes.io/component": "mine"}},
+            ["podLabels.app.kubernetes.io/component is set by the chart", "take it out"],
+        ),
+        ({"topologySpread": {"topologyKeys": ["zone", "zone"]}}, ["/topologySpread/topologyKeys"]),
+        ({"services": {"gateway": {"extraVolumes": [{"emptyDir": {}}]}}}, ["/services/gateway/extraVolumes/0", "name"]),
+        (
+            {"services": {"gateway": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}}},
+            ["services.gateway.extraVolumes has a volume tmp, which is one of the chart's names"],
+        ),
+        (
+            {"services": {"gateway": {"extraContainers": [{"name": "gateway", "image": "proxy:1"}]}}},
+            ["services.gateway.extraContainers has a container gateway, which is the service's own name"],
+        ),
+        (
+            {
+                "services": {
+                    "gateway": {"extraContainers": [{"name": "p", "image": "p:1", "ports": [{"containerPort": 8080}]}]}
+                }
+            },
+            ["services.gateway.extraContainers listens at port 8080, where the service does"],
+        ),
         ({"secrets": {"gateway": {"database-url": "postgresql://a:b@c/d"}}}, ["/secrets/gateway"]),
         ({"podSecurity": {"runAsUser": 0}}, ["/podSecurity/runAsUser"]),
         (

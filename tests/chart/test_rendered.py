@@ -7,7 +7,8 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from chart_testing.variants import CHART, REQUIRED, VARIANTS, Helm, Object, merged
+import yaml
+from chart_testing.variants import CHART, REQUIRED, VARIANTS, Helm, Object, Refused, merged
 
 KUBERNETES = json.loads((Path(__file__).parent / "kubernetes.json").read_text())
 # Of operators that a cluster may have: made by scripts/chart-crds.py.
@@ -290,6 +291,22 @@ def test_migrations_come_before_the_release_and_know_the_databases_address_only(
             env = found["spec"]["template"]["spec"]["containers"][0]["env"]
             assert [e["value"] for e in env if e["name"].endswith("_MIGRATIONS")] == [expected]
     assert not of_kind(rendered["no-autoscaling"], "Job")
+
+
+def test_after_a_restore_runs_and_logs_go_on_as_new_ones_before_any_pod_starts(helm: Helm) -> None:
+    values = merged(REQUIRED, {"migrations": {"afterRestore": True}})
+    objects = [found for found in yaml.safe_load_all(helm("template", values)) if found]
+    commands = {
+        job["metadata"]["name"].rpartition("-")[2]: job["spec"]["template"]["spec"]["containers"][0]["command"]
+        for job in of_kind(objects, "Job")
+    }
+    assert commands["gateway"] == ["python", "-m", "slipway_gateway.migrate"]
+    assert commands["orchestrator"][2].endswith("&& python -m slipway_orchestrator.restored")
+    assert commands["audit"][2].endswith("&& python -m slipway_audit.restore --all")
+    assert not [fault for job in of_kind(objects, "Job") for fault in faults(job)]
+    values["migrations"]["job"] = False
+    with pytest.raises(Refused, match=r"afterRestore needs migrations\.job"):
+        helm("template", values)
 
 
 def test_workers_are_scaled_on_runs_that_wait_and_runs_in_hands(rendered: Rendered) -> None:

@@ -21,6 +21,8 @@ app.kubernetes.io/version: {{ include "slipway.tag" .root | quote }}
 app.kubernetes.io/part-of: slipway
 {{- if .component }}
 {{ include "slipway.selector" . }}
+{{- else }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end }}
 {{- end }}
 
@@ -101,6 +103,13 @@ worker: {service: orchestrator, image: orchestrator, arguments: [worker], calls:
 memory: {service: memory, image: memory, redis: true, calls: [router, gateway], egress: [objects, vectors, sources]}
 tools: {service: tools, image: tools, calls: [memory], egress: [targets]}
 audit: {service: audit, image: audit, calls: [], egress: []}
+{{- end }}
+
+{{/* Does a service scale on CPU? */}}
+{{- define "slipway.scalesOnCpu" -}}
+{{- range $name, $service := .Values.services }}
+{{- if and $service.autoscaling.enabled (ne (toString $service.enabled) "false") (has ($service.autoscaling.mode | default "cpu") (list "cpu" "external")) }}true{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* Is audit allowed more than one pod? */}}

@@ -6,6 +6,10 @@
 {{- if not $v.directory.url }}{{ fail "directory.url is not set: where a run's subject is looked up again, e.g. keycloak+https://keycloak.example.com/realms/slipway?client_id=slipway-gateway" }}{{ end }}
 {{- if and $v.externalSecrets.enabled (not $v.externalSecrets.storeRef.name) }}{{ fail "externalSecrets.storeRef.name is not set: the SecretStore or ClusterSecretStore that holds the secrets" }}{{ end }}
 {{- if and $v.monitoring.serviceMonitor.enabled $v.networkPolicy.enabled (not $v.networkPolicy.metricsFrom) }}{{ fail "monitoring.serviceMonitor is enabled, but networkPolicy.metricsFrom lets nobody scrape: name Prometheus' namespace there" }}{{ end }}
+{{- if $v.migrations.afterRestore }}
+{{- if .Release.IsUpgrade }}{{ fail "migrations.afterRestore is for the install after a restore, this is an upgrade: take it out (each time it makes new logs)" }}{{ end }}
+{{- if not $v.migrations.job }}{{ fail "migrations.afterRestore needs migrations.job=true: what it does has to be done before any pod starts" }}{{ end }}
+{{- end }}
 {{- with $v.tls }}
 {{- if and .certManager.enabled (not .enabled) }}{{ fail "tls.certManager is enabled, but tls.enabled is false: set it too" }}{{ end }}
 {{- if and .certManager.enabled (not .certManager.issuerRef.name) }}{{ fail "tls.certManager.issuerRef.name is not set: the Issuer or ClusterIssuer that signs the services' certificates" }}{{ end }}
