@@ -62,6 +62,18 @@ class RabbitServer:
         )
         return f"{self.url}{name}"
 
+    def create_user(self, vhost: str, user: str, password: str) -> None:
+        """Creates a user who may do everything in a virtual host."""
+        self._evaluate(
+            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>),'
+            f' rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>,'
+            ' <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
+        )
+
+    def delete_user(self, user: str) -> None:
+        """Deletes a user, and ends the connections of that name."""
+        self.control("delete_user", user)
+
     def queues(self, vhost: str) -> list[str]:
         """Names of the virtual host's queues, but those that belong to one connection."""
         return self._names("list_queues", vhost)

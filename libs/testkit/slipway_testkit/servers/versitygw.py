@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -31,9 +32,11 @@ class S3Server:
         """Address of the API."""
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    def url(self, bucket: str, *, secret_key: str | None = None, port: int | None = None) -> str:
+    def url(
+        self, bucket: str, *, access_key: str | None = None, secret_key: str | None = None, port: int | None = None
+    ) -> str:
         """URL of a bucket, as memory's setting OBJECTS_URL takes it; with another key or port: a wrong one."""
-        keys = f"{self.access_key}:{secret_key or self.secret_key}"
+        keys = f"{access_key or self.access_key}:{secret_key or self.secret_key}"
         return f"s3://{keys}@{bucket}?endpoint={self.scheme}://127.0.0.1:{port or self.port}&region={_REGION}"
 
     def create_bucket(self) -> str:
@@ -41,6 +44,19 @@ class S3Server:
         name = f"test-{secrets.token_hex(6)}"
         (self.buckets / name).mkdir()
         return name
+
+    def create_user(self, access_key: str, secret_key: str) -> None:
+        """A second pair of keys, which may use all buckets."""
+        self._admin("create-user", "--access", access_key, "--secret", secret_key, "--role", "admin")
+
+    def delete_user(self, access_key: str) -> None:
+        """Ends a pair of keys."""
+        self._admin("delete-user", "--access", access_key)
+
+    def _admin(self, *arguments: str) -> None:
+        keys = ["--access", self.access_key, "--secret", self.secret_key, "--region", _REGION]
+        command = [self.process.command[0], "admin", *keys, "--endpoint-url", self.endpoint, *arguments]
+        subprocess.run(command, capture_output=True, check=True, timeout=30)
 
     def start(self) -> None:
         """Starts the server and waits for its port."""
@@ -67,7 +83,9 @@ def versitygw(certificate: Issued | None = None) -> Generator[S3Server]:
     # Metadata beside the objects: not every file system of a build machine has extended attributes.
     sidecar = folder / "metadata"
     sidecar.mkdir()
-    command = [str(binary), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet"]
+    users = folder / "users"
+    users.mkdir()
+    command = [str(binary), "--port", f"127.0.0.1:{port}", "--region", _REGION, "--quiet", "--iam-dir", str(users)]
     if certificate is not None:
         command += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
     process = ServerProcess(

@@ -25,6 +25,7 @@ class WeaviateServer:
     grpc_port: int
     data: Path
     key: str
+    spare_key: str
 
     def url(
         self, collection: str, *, key: str | None = None, port: int | None = None, grpc_port: int | None = None
@@ -48,6 +49,12 @@ class WeaviateServer:
         """For the end of a test that stops the server, and may have failed in between."""
         if not self.process.running:
             self.start()
+
+    def allow_only(self, key: str) -> None:
+        """Restarts the server, which takes this key alone from then on."""
+        self.stop()
+        self.process.env = {**self.process.env, "AUTHENTICATION_APIKEY_ALLOWED_KEYS": key}
+        self.start()
 
     def stop(self, *, crash: bool = False) -> None:
         """Stops the server; `crash`: by SIGKILL."""
@@ -88,7 +95,7 @@ def weaviate() -> Generator[WeaviateServer]:
     data = folder / "data"
     data.mkdir()
     port, grpc_port, gossip, exchange, raft, raft_rpc, profiling = (free_port() for _ in range(7))
-    key = secrets.token_hex(16)
+    key, spare_key = secrets.token_hex(16), secrets.token_hex(16)
     process = ServerProcess(
         "weaviate",
         [str(program), "--host", "127.0.0.1", "--port", str(port), "--scheme", "http"],
@@ -110,13 +117,13 @@ def weaviate() -> Generator[WeaviateServer]:
             "DISABLE_TELEMETRY": "true",
             "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "false",
             "AUTHENTICATION_APIKEY_ENABLED": "true",
-            "AUTHENTICATION_APIKEY_ALLOWED_KEYS": key,
+            "AUTHENTICATION_APIKEY_ALLOWED_KEYS": f"{key},{spare_key}",
             "AUTHENTICATION_APIKEY_USERS": "slipway",
             "GOMEMLIMIT": "1GiB",
             "LOG_LEVEL": "warning",
         },
     )
-    server = WeaviateServer(process, port, grpc_port, data, key)
+    server = WeaviateServer(process, port, grpc_port, data, key, spare_key)
     try:
         server.start()
         yield server
