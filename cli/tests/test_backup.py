@@ -1,7 +1,9 @@
 """`slipway backup` and `slipway restore`: what can't be used is told before anything is written."""
 
 import asyncio
+import base64
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from redis import Redis
 from slipway_cli.backup import archive, installation, keys
 from slipway_cli.backup.archive import Manifest
+from slipway_cli.backup.refusal import BackupRefusedError
 from slipway_cli.main import app
 from slipway_cli.supervisor.data_dir import SERVICES, DataDir
 from slipway_testkit.servers.postgres import PostgresServer, embedded_postgres
+from slipway_testkit.servers.redis import RedisServer
 from typer.testing import CliRunner
 
 PASSPHRASE = "correct horse battery staple"
@@ -32,6 +37,12 @@ def key_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return installation.key_files(directory.path)
 
 
+def finish(folder: Path, key_files: dict[str, bytes]) -> None:
+    """Makes a whole backup of a folder."""
+    migrations: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
+    archive.finish(folder, Manifest("2026-11-25T12:00:00.000Z", 18, migrations, installation.fingerprints(key_files)))
+
+
 @pytest.fixture
 def backup(tmp_path: Path, key_files: dict[str, bytes]) -> Path:
     """A whole backup, of databases that have no migration yet; its keys are beside it."""
@@ -40,8 +51,7 @@ def backup(tmp_path: Path, key_files: dict[str, bytes]) -> Path:
     for service in SERVICES:
         (folder / "databases" / f"{service}.dump").write_bytes(b"PGDMP" + bytes(100))
     (folder / "sessions.jsonl").touch()
-    migrations: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
-    archive.finish(folder, Manifest("2026-11-25T12:00:00.000Z", 18, migrations, installation.fingerprints(key_files)))
+    finish(folder, key_files)
     keys.write(tmp_path / "backup.keys", key_files, None)
     return folder
 
@@ -51,10 +61,10 @@ def restore(backup: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs the command, which must refuse, and leave everything as it was; answers with its sentence."""
 
     def run(*arguments: str) -> str:
-        before = sorted(tmp_path.rglob("*"))
+        before = sorted(file for file in tmp_path.rglob("*") if file.is_file())
         result = CliRunner().invoke(app, ["restore", str(backup), "--data-dir", str(tmp_path / "new"), *arguments])
         assert (result.exit_code, result.exception is None or isinstance(result.exception, SystemExit)) == (1, True)
-        assert sorted(tmp_path.rglob("*")) == before
+        assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == before
         return result.stderr
 
     return run
@@ -111,6 +121,18 @@ def test_encrypted_keys_open_with_their_passphrase_alone(
     assert "does not open: the passphrase is another" in restore("--passphrase-file", str(passphrase))
     passphrase.write_text("short\n")
     assert "is shorter than 12 characters" in restore("--passphrase-file", str(passphrase))
+
+
+def test_keys_that_do_not_fit_on_the_disk_leave_no_file(tmp_path: Path, key_files: dict[str, bytes]) -> None:
+    file = tmp_path / "backup.keys"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(BackupRefusedError, match=r"can't be written to .*backup\.keys \(File too large\)"):
+            keys.write(file, key_files, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not file.exists()
 
 
 def test_a_backup_of_another_format_or_a_newer_release_is_refused(
@@ -170,14 +192,36 @@ async def names(server: PostgresServer) -> list[str]:
     return [row["name"] for row in rows]
 
 
+@pytest.mark.timeout(300)
 def test_a_restore_that_fails_on_the_way_takes_away_what_it_made(
-    restore: Callable[..., str], server: PostgresServer, tmp_path: Path
+    backup: Path,
+    restore: Callable[..., str],
+    key_files: dict[str, bytes],
+    server: PostgresServer,
+    valkey_server: RedisServer,
+    tmp_path: Path,
 ) -> None:
+    (backup / "objects" / "documents").mkdir(parents=True)
+    (backup / "objects" / "documents" / "d1").write_bytes(b"a document")
+    conversation = [
+        base64.b64encode(b"slipway:memory:acme:{s1}").decode(),
+        "string",
+        -1,
+        base64.b64encode(b"x").decode(),
+    ]
+    (backup / "sessions.jsonl").write_text(json.dumps([conversation]) + "\n")
+    finish(backup, key_files)
+    objects, redis = tmp_path / "objects", valkey_server.new_database()
+    objects.mkdir()
     file = tmp_path / "servers.yaml"
-    file.write_text(f"postgres: {server.url()}\n")
+    file.write_text(f"postgres: {server.url()}\nredis: {redis}\nobjects: {objects.as_uri()}\n")
     # What stands for dumps in this backup are none.
-    assert "pg_restore of slipway_gateway failed" in restore("--servers", str(file))
+    said = restore("--servers", str(file))
+    assert "pg_restore of slipway_gateway failed" in said
+    assert said.index("… objects") < said.index("… sessions") < said.index("… databases")
     assert asyncio.run(names(server)) == []
+    with Redis.from_url(redis) as client:
+        assert client.keys("*") == []
 
 
 def test_a_server_that_another_installation_uses_is_refused(

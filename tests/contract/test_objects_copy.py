@@ -8,6 +8,7 @@ from pathlib import Path
 import obstore
 import pytest
 from slipway_memory.object_store import open_store
+from slipway_memory.objects_copy import batches
 from slipway_testkit.servers.versitygw import S3Server
 
 CONTENTS = {"documents/acme/d1": os.urandom(3_000_000), "documents/acme/d2": b"", "files/globex/f1": b"a file"}
@@ -51,3 +52,6 @@ def test_objects_are_saved_once_and_come_back_as_they_were(stores: tuple[str, st
     assert copied("load", second, folder) == "3"
     target = open_store(second)
     assert {key: bytes(obstore.get(target, key).bytes()) for key in CONTENTS} == CONTENTS
+    obstore.put(target, "files/globex/other", b"of somebody else")
+    assert copied("remove", second, folder) == "3"
+    assert [key for keys in batches(target) for key in keys] == ["files/globex/other"]

@@ -28,13 +28,18 @@ def write(file: Path, contents: dict[str, bytes], passphrase: str | None) -> Non
     if passphrase is not None:
         salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
         text = _MAGIC + salt + nonce + _cipher(passphrase, salt).encrypt(nonce, text, _MAGIC)
+    made = False
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        made = True
+        with os.fdopen(descriptor, "wb") as output:
+            output.write(text)
+            output.flush()
+            os.fsync(output.fileno())
     except OSError as error:
+        if made:
+            file.unlink(missing_ok=True)
         raise BackupRefusedError(f"the keys can't be written to {file} ({error.strerror}): name another file") from None
-    with os.fdopen(descriptor, "wb") as output:
-        output.write(text)
-        os.fsync(output.fileno())
 
 
 def read(file: Path, passphrase: str | None) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -64,7 +65,10 @@ async def run(program: Path, url: str, *arguments: str | Path) -> None:
     )
     _, said = await communicated(process)
     if process.returncode != 0:
-        lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        # A signal comes of the outside: too little memory, or a limit on the size of files.
+        status = process.returncode or 0
+        silent = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+        lines = said.decode(errors="replace").strip().splitlines() or [silent]
         raise BackupRefusedError(f"{program.name} of {parts.path.lstrip('/')} failed: {lines[0]}")
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+from redis.asyncio import Redis
 from rich.console import Console
 
 from slipway_cli.backup import archive, databases, installation, keys, service, sessions
@@ -15,6 +16,7 @@ from slipway_cli.backup.archive import Manifest
 from slipway_cli.backup.installation import Installation
 from slipway_cli.backup.refusal import BackupRefusedError
 from slipway_cli.backup.take import Tell
+from slipway_cli.checks.vectors import holds_passages
 from slipway_cli.supervisor import postgres, valkey
 from slipway_cli.supervisor.data_dir import SERVICES, DataDir, Secrets, write_private
 from slipway_cli.supervisor.events import Events
@@ -50,6 +52,11 @@ async def restore(
     await servers.refuse_unusable()
     if servers.postgres_server:
         await _refuse_occupied(servers.postgres_server)
+    if servers.vectors and await holds_passages(servers.vectors):
+        raise BackupRefusedError(
+            "the key `vectors` names a Weaviate that holds passages under that name: name an empty one, or add "
+            "collection=NAME with a name of its own"
+        )
     await _refuse_older_postgres(manifest, servers.postgres_server)
     await _refuse_unknown_migrations(manifest)
     directory = DataDir(building)
@@ -58,9 +65,13 @@ async def restore(
         await _build(directory, folder, contents, servers, newest_heads, tell)
         directory.release()
         _take_place(building, data_dir)
-    except BaseException:
+    except BaseException as error:
         directory.release()
         await asyncio.to_thread(shutil.rmtree, building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BackupRefusedError(
+                f"{data_dir} can't be written ({error.strerror or error}): make room there, or name another --data-dir"
+            ) from None
         raise
     return manifest
 
@@ -109,34 +120,38 @@ async def _build(
                 raise BackupRefusedError("the key `redis` names a server that holds sessions: name an empty one")
             if servers.objects and await service.has_objects(target, folder / "objects"):
                 raise BackupRefusedError("the key `objects` names a store that is not empty: name another prefix")
-            await _fill(target, server, secrets, directory, folder, tell, made_here=servers.postgres is not None)
-            tell("sessions")
-            await sessions.load(client, folder / "sessions.jsonl")
+            try:
+                tell("objects")
+                await service.load_objects(target, folder / "objects")
+                tell("sessions")
+                await sessions.load(client, folder / "sessions.jsonl")
+                tell("databases")
+                await postgres.prepare(server, secrets)
+                await databases.load(target.databases, folder / "databases")
+                await service.go_on(target, directory.path)
+            except BaseException:
+                await _take_away(target, server, client, servers, folder, tell)
+                raise
         finally:
             await client.aclose()
 
 
-async def _fill(
-    target: Installation,
-    server: PostgresServer,
-    secrets: Secrets,
-    directory: DataDir,
-    folder: Path,
-    tell: Tell,
-    *,
-    made_here: bool,
+async def _take_away(
+    target: Installation, server: PostgresServer, client: Redis, servers: RealServers, folder: Path, tell: Tell
 ) -> None:
-    try:
-        await postgres.prepare(server, secrets)
-        tell("databases")
-        await databases.load(target.databases, folder / "databases")
-        await service.go_on(target, directory.path)
-        tell("objects")
-        await service.load_objects(target, folder / "objects")
-    except BaseException:
-        if made_here:
-            await _drop(server)
-        raise
+    """Leaves servers of the user's as they were: they held nothing. Those of the data directory go with it."""
+    steps: dict[str, Callable[[], Awaitable[object]]] = {}
+    if servers.postgres:
+        steps["postgres"] = lambda: _drop(server)
+    if servers.objects:
+        steps["objects"] = lambda: service.remove_objects(target, folder / "objects")
+    if servers.redis:
+        steps["redis"] = lambda: sessions.remove(client, folder / "sessions.jsonl")
+    for name, step in steps.items():
+        try:
+            await step()
+        except (BackupRefusedError, OSError, asyncpg.PostgresError) as error:
+            tell(f"the server of the key `{name}` keeps what was restored to it ({error}): empty it")
 
 
 @asynccontextmanager

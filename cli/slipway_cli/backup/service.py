@@ -22,6 +22,11 @@ async def load_objects(installation: Installation, folder: Path) -> int:
     return int(await _run("slipway_memory.objects_copy", "load", folder, env=_objects(installation)))
 
 
+async def remove_objects(installation: Installation, folder: Path) -> int:
+    """Deletes the objects that `folder` has; answers with their number. Raises BackupRefusedError."""
+    return int(await _run("slipway_memory.objects_copy", "remove", folder, env=_objects(installation)))
+
+
 async def has_objects(installation: Installation, folder: Path) -> bool:
     """Is there any object? Raises BackupRefusedError."""
     return await _run("slipway_memory.objects_copy", "count", folder, env=_objects(installation)) != "0"

@@ -17,6 +17,8 @@ _PATTERN = "slipway:memory:*"
 _SECONDS = 10.0
 _BATCH = 500
 _KINDS = ("hash", "list", "string")
+# Of the store, not of the disk that the file is on.
+_AWAY = (RedisError, ConnectionError, TimeoutError)
 
 
 def connect(url: str) -> Redis:
@@ -36,7 +38,7 @@ async def save(client: Redis, file: Path) -> int:
                 if line := await _read(client, keys):
                     output.write(json.dumps(line) + "\n")
                     written += any(kind == "hash" for _, kind, _, _ in line)
-    except (RedisError, OSError, TimeoutError) as error:
+    except _AWAY as error:
         raise BackupRefusedError(f"the session store does not answer ({error}): start it, then back up again") from None
     return written
 
@@ -47,8 +49,18 @@ async def load(client: Redis, file: Path) -> None:
         with file.open() as lines:
             for line in lines:
                 await _put(client, json.loads(line))
-    except (RedisError, OSError, TimeoutError) as error:
+    except _AWAY as error:
         raise BackupRefusedError(f"the session store took no conversations ({error}): look at its log") from None
+
+
+async def remove(client: Redis, file: Path) -> None:
+    """Takes away what `load` put. Raises BackupRefusedError."""
+    try:
+        with file.open() as lines:
+            for line in lines:
+                await client.delete(*(base64.b64decode(key) for key, *_ in json.loads(line)))
+    except _AWAY as error:
+        raise BackupRefusedError(f"the session store does not answer ({error})") from None
 
 
 async def is_empty(client: Redis) -> bool:
@@ -56,7 +68,7 @@ async def is_empty(client: Redis) -> bool:
     try:
         async for _ in client.scan_iter(match=_PATTERN, count=_BATCH):
             return False
-    except (RedisError, OSError, TimeoutError) as error:
+    except _AWAY as error:
         raise BackupRefusedError(f"the session store can't be reached ({error}): correct the key `redis`") from None
     return True
 

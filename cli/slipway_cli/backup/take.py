@@ -35,8 +35,12 @@ async def take(
     try:
         taken = await _fill(source, folder, marks, tell)
         keys.write(keys_file, secrets, passphrase)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise BackupRefusedError(
+                f"{folder} can't be written ({error.strerror or error}): make room there, or name another folder"
+            ) from None
         raise
     return taken
 

@@ -12,6 +12,8 @@ _FORM = "weaviate://[KEY@]HOST:PORT?grpc_port=N[&tls=true]"
 _SECONDS = 10.0
 # Aliases of collections.
 _LEAST = (1, 32)
+# What the names of collections begin with where the URL says nothing.
+_COLLECTION = "SlipwayPassages"
 
 
 def wrong_vectors_url(url: str) -> str | None:
@@ -27,15 +29,30 @@ def wrong_vectors_url(url: str) -> str | None:
     return None
 
 
+async def holds_passages(url: str) -> bool:
+    """Whether a Weaviate that `check_vectors` found usable has collections of the name that the URL says."""
+    prefix = parse_qs(urlsplit(url).query).get("collection", [_COLLECTION])[0]
+    answer = (await _get(url, "schema")).raise_for_status().json()
+    # Memory names them by the size of their vectors, its layout and something random.
+    ours = re.compile(f"{re.escape(prefix)}[0-9]+(_.*)?")
+    return any(ours.fullmatch(str(one["class"])) for one in answer.get("classes") or ())
+
+
+async def _get(url: str, page: str) -> httpx.Response:
+    parts = urlsplit(url)
+    scheme = "https" if parse_qs(parts.query).get("tls") == ["true"] else "http"
+    headers = {"authorization": f"Bearer {unquote(parts.username)}"} if parts.username else {}
+    place = parts.netloc.rpartition("@")[2]
+    async with httpx.AsyncClient(trust_env=False, timeout=_SECONDS) as web:
+        return await web.get(f"{scheme}://{place}/v1/{page}", headers=headers)
+
+
 async def check_vectors(url: str, place: str) -> list[Finding]:
     """Reachable on both of its ports, with the right key, and new enough."""
     parts = urlsplit(url)
     parameters = parse_qs(parts.query)
-    scheme = "https" if parameters.get("tls") == ["true"] else "http"
-    headers = {"authorization": f"Bearer {unquote(parts.username)}"} if parts.username else {}
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=_SECONDS) as web:
-            answer = await web.get(f"{scheme}://{place}/v1/meta", headers=headers)
+        answer = await _get(url, "meta")
     except (httpx.HTTPError, OSError) as error:
         reason = str(error) or f"no answer in {_SECONDS:g} s"
         return [

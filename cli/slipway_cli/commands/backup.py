@@ -1,12 +1,15 @@
 """`slipway backup` and `slipway restore`: an installation, and another made of it."""
 
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from slipway_cli.output import FAILED, USAGE, console, fail, print_json
+from slipway_cli.output import FAILED, INTERRUPTED, USAGE, console, fail, print_json
 from slipway_cli.session import DEFAULT_DATA_DIR, DataDirOption, JsonOption
+
+T = TypeVar("T")
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the backup.")]
 _Keys = Annotated[
@@ -30,8 +33,6 @@ def backup(
 
     The stack goes on meanwhile. Whoever has the folder and the keys can make the installation anew: keep them apart.
     """
-    import asyncio
-
     try:
         from slipway_cli.backup.installation import running
         from slipway_cli.backup.keys import read_passphrase
@@ -47,7 +48,7 @@ def backup(
         known = read_servers(servers) if servers else RealServers()
         source = running(data_dir.absolute(), known, read_state(data_dir))
         passphrase = read_passphrase(passphrase_file)
-        taken = asyncio.run(take(data_dir.absolute(), source, folder.absolute(), keys_file, passphrase, _tell))
+        taken = _run(take(data_dir.absolute(), source, folder.absolute(), keys_file, passphrase, _tell))
     except (BackupRefusedError, StartRefusedError) as refused:
         fail(str(refused), FAILED)
     if as_json:
@@ -84,8 +85,6 @@ def restore(
 
     Everything is looked at before anything is written.
     """
-    import asyncio
-
     try:
         from slipway_cli.backup.keys import read_passphrase
         from slipway_cli.backup.refusal import BackupRefusedError
@@ -97,13 +96,30 @@ def restore(
     try:
         known = read_servers(servers) if servers else RealServers()
         passphrase = read_passphrase(passphrase_file)
-        manifest = asyncio.run(
+        manifest = _run(
             run(folder.absolute(), keys or _beside(folder), passphrase, data_dir.absolute(), known, heads, _tell)
         )
     except (BackupRefusedError, StartRefusedError) as refused:
         fail(str(refused), FAILED)
     command = f"slipway up --data-dir {data_dir}" + (f" --servers {servers}" if servers else "")
     console.print(f"{data_dir}: as of {manifest.time}\nnext: {command}", highlight=False, soft_wrap=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Does the work; who ends it, by Ctrl-C or SIGTERM, finds that nothing half was left."""
+    import asyncio
+    import signal
+
+    async def until_told() -> T:
+        working = asyncio.ensure_future(work)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, working.cancel)
+        return await working
+
+    try:
+        return asyncio.run(until_told())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        fail("interrupted: what was made is taken away again", INTERRUPTED)
 
 
 def _beside(folder: Path) -> Path:

@@ -1,8 +1,9 @@
-"""Copies all objects, for backups: `python -m slipway_memory.objects_copy save|load|count FOLDER`.
+"""Copies all objects, for backups: `python -m slipway_memory.objects_copy save|load|remove|count FOLDER`.
 
 Takes SLIPWAY_MEMORY_OBJECTS_URL. `save` copies what FOLDER does not have yet, so that a second one adds what came in
-between; `load` copies everything back; `count` says 0 or 1: whether there is anything at all. Objects are never changed
-once they are written. Prints the number of objects; exits with 1 and a sentence.
+between; `load` copies everything back, and `remove` deletes what it copied; `count` says 0 or 1: whether there is
+anything at all. Objects are never changed once they are written. Prints the number of objects; exits with 1 and a
+sentence.
 """
 
 import argparse
@@ -44,6 +45,13 @@ def copy(source: LocalStore | S3Store, target: LocalStore | S3Store, *, known: f
         return sum(sum(threads.map(one, [key for key in keys if key not in known])) for keys in batches(source))
 
 
+def remove(store: LocalStore | S3Store, keys: list[str]) -> int:
+    """Deletes objects, whether they are there or not; answers with their number."""
+    if keys:
+        obstore.delete(store, keys)
+    return len(keys)
+
+
 def batches(store: LocalStore | S3Store) -> Iterator[list[str]]:
     """Keys of all objects, some at a time."""
     for batch in obstore.list(store):
@@ -59,6 +67,8 @@ def carry_out(command: str, folder: str) -> int:
     kept = open_store(folder)
     if command == "save":
         return copy(store, kept, known=frozenset(key for keys in batches(kept) for key in keys))
+    if command == "remove":
+        return remove(store, [key for keys in batches(kept) for key in keys])
     return copy(kept, store, known=frozenset())
 
 
@@ -66,7 +76,7 @@ def main() -> None:
     """The command."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     parser = argparse.ArgumentParser(prog="python -m slipway_memory.objects_copy", description="Copies all objects.")
-    parser.add_argument("command", choices=["save", "load", "count"])
+    parser.add_argument("command", choices=["save", "load", "remove", "count"])
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     try:
