@@ -26,6 +26,13 @@ _MEMORY_OF_A_WORKER = 3 << 30
 _ALONE = "tests/hostile"
 # Folders below these have tests that start sandboxes: of the tools service, of a stack, of a check.
 _SANDBOXES = ("cli/", "services/tools/", "tests/")
+# Files that need Keycloak, which takes longer to start than all else: as if in one folder, so that one worker does.
+_KEYCLOAK = "services/tools/keycloak"
+_WITH_KEYCLOAK = (
+    "services/gateway/tests/test_identity.py",
+    "services/gateway/tests/test_keycloak.py",
+    "services/tools/tests/test_mcp_keycloak.py",
+)
 ALONE = "alone: no test that may start a sandbox may run at its time (pytest -n)"
 
 
@@ -42,7 +49,7 @@ def next_file(waiting: Iterable[str], own: str | None, others: set[str]) -> str:
     alone wait until nobody is in such a folder, and then are the next.
     """
     left: dict[str, list[str]] = defaultdict(list)
-    for file in sorted(waiting, key=lambda file: (makes_sandboxes(file), _folder(file)), reverse=True):
+    for file in sorted(waiting, key=lambda file: (makes_sandboxes(f"{_folder(file)}/"), _folder(file)), reverse=True):
         left[_folder(file)].append(file)
     alone = left.pop(_ALONE, [])
     if alone and not any(makes_sandboxes(f"{folder}/") for folder in others | left.keys()):
@@ -63,7 +70,7 @@ def makes_sandboxes(file: str) -> bool:
 
 
 def _folder(file: str) -> str:
-    return str(PurePosixPath(file).parent)
+    return _KEYCLOAK if file in _WITH_KEYCLOAK else str(PurePosixPath(file).parent)
 
 
 class FolderScheduling(LoadScopeScheduling):

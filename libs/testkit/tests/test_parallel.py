@@ -11,6 +11,7 @@ import pytest
 from slipway_testkit.parallel import next_file, workers
 
 GB = 1 << 30
+KEYCLOAK = "services/gateway/tests/test_keycloak.py"
 
 
 @pytest.mark.parametrize(("cpus", "memory", "expected"), [(2, 24, 3), (2, 7, 2), (1, 1, 1), (16, 64, 17), (16, 32, 10)])
@@ -26,6 +27,8 @@ def test_there_is_one_worker_more_than_processors_if_memory_is_enough(cpus: int,
         (["b/1", "b/2", "a/1"], None, {"b"}, "a/1"),
         (["b/1", "cli/tests/1"], None, set[str](), "cli/tests/1"),
         (["c/1", "b/1", "b/2"], "a", {"c", "b"}, "b/2"),
+        (["services/gateway/tests/1", KEYCLOAK], "services/tools/keycloak", {"b"}, KEYCLOAK),
+        (["services/gateway/tests/1", KEYCLOAK], "b", {"services/tools/keycloak"}, "services/gateway/tests/1"),
         (["tests/hostile/1", "tests/e2e/1", "b/1"], "a", {"tests/e2e"}, "b/1"),
         (["tests/hostile/1", "b/1"], "b", {"tests/e2e"}, "b/1"),
         (["tests/hostile/1", "b/1"], "b", {"a"}, "tests/hostile/1"),
@@ -37,6 +40,8 @@ def test_there_is_one_worker_more_than_processors_if_memory_is_enough(cpus: int,
         "one that nobody is in",
         "sandboxes first",
         "the last of the one with most",
+        "Keycloak where it was started",
+        "and not elsewhere",
         "no test alone before the sandboxes'",
         "nor beside them",
         "a test alone after them",
