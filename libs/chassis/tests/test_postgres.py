@@ -1,7 +1,9 @@
 """Migrations, transactions, and what a database that is away means."""
 
 import asyncio
+import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from slipway_chassis.postgres import (
     open_pool,
     transaction,
 )
-from slipway_testkit.servers.postgres import embedded_postgres
+from slipway_testkit.servers.postgres import PostgresServer, embedded_postgres
 
 
 @pytest.fixture
@@ -194,6 +196,41 @@ async def test_a_database_that_lets_nobody_in_any_more_is_unavailable_until_it_d
         async with transaction(of_role) as conn:
             assert await conn.fetchval("SELECT 1") == 1
     await pool.execute(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def small_disk(postgres_server: PostgresServer) -> Iterator[Path]:
+    """A folder of sixteen MiB that is PostgreSQL's."""
+    owner, folder = postgres_server.folder.stat(), postgres_server.folder / f"small-{secrets.token_hex(4)}"
+    folder.mkdir()
+    options = f"size=16m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "small", folder]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+async def test_a_database_whose_disk_is_full_is_unavailable_until_there_is_room(
+    pool: asyncpg.Pool, small_disk: Path
+) -> None:
+    space = f"small_{secrets.token_hex(4)}"
+    await pool.execute(f"CREATE TABLESPACE {space} LOCATION '{small_disk}'")
+    await pool.execute(f"CREATE TABLE big (content text) TABLESPACE {space}")
+    await pool.execute("ALTER TABLE big ALTER content SET STORAGE PLAIN")
+
+    async def fill() -> None:
+        async with transaction(pool) as conn:
+            await conn.execute("INSERT INTO big SELECT repeat('x', 7000) FROM generate_series(1, 4000)")
+
+    with pytest.raises(StoreUnavailable) as refused:
+        await fill()
+    assert refused.value.retry_after
+    await pool.execute("DROP TABLE big")
+    async with transaction(pool) as conn:
+        await conn.execute(f"CREATE TABLE small (content text) TABLESPACE {space}")
+    await pool.execute("DROP TABLE small")
+    await pool.execute(f"DROP TABLESPACE {space}")
 
 
 async def test_a_database_that_starts_late_is_waited_for(tmp_path: Path) -> None:
