@@ -162,8 +162,8 @@ def channel_credentials(material: Material) -> grpc.ChannelCredentials:
 
 
 def host_of(target: str) -> str:
-    """The host that a gRPC target names, which its server's certificate must name."""
-    authority = target.rpartition("/")[2]
+    """The host that a gRPC target names, which its server's certificate must name; of several addresses the last."""
+    authority = target.rpartition("/")[2].rpartition(",")[2].removeprefix("ipv4:").removeprefix("ipv6:")
     return (authority.rpartition(":")[0] or authority).strip("[]")
 
 

@@ -338,3 +338,18 @@ async def test_a_service_that_gets_no_token_is_told_that_tls_is_why(
             await source.token()
         await source.close()
     assert "no authority in TLS_CA_FILE has signed its certificate" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("localhost:50051", "localhost"),
+        ("dns:///slipway-router.team.svc:50051", "slipway-router.team.svc"),
+        ("[::1]:50051", "::1"),
+        ("ipv4:127.0.0.1:50051", "127.0.0.1"),
+        ("ipv4:10.0.0.1:50051,10.0.0.2:50051", "10.0.0.2"),
+        ("ipv6:[::1]:50051,[::2]:50051", "::2"),
+    ],
+)
+def test_the_host_of_a_target_is_what_its_certificate_names(target: str, host: str) -> None:
+    assert tls_module.host_of(target) == host
