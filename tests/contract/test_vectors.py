@@ -464,6 +464,32 @@ async def test_a_weaviate_that_lost_everything_is_filled_again(over_weaviate, se
     await eventually(lambda: _is(filled(), {"doc"}), 30)
 
 
+@pytest.mark.servers
+async def test_another_name_of_collections_is_filled_and_the_one_before_is_left_alone(pool, server):
+    before = await open_knowledge(pool, server.new_url())
+    handbook = await before.collection()
+    await before.add(handbook, "doc", "The tariff is ten euro.")
+    await before.add(handbook, "gone", "An old tariff.")
+    for one in await pool.fetch("SELECT home FROM vector_home"):
+        # As in a restored database beside an empty Weaviate, whose last look at the old one was long ago.
+        await pool.execute(
+            "UPDATE vector_version SET check_time = now() - interval '1 day' WHERE home = $1", one["home"]
+        )
+        await before.index.connection.client.collections.delete(one["home"])
+    await before.index.close()
+    after = await open_knowledge(pool, server.new_url())
+    assert await after.index.tend() == 2
+    await after.deliver_all()
+    assert set(await after.found(handbook, "tariff")) == {"doc", "gone"}
+    await after.add(handbook, "new", "A new tariff.")
+    await after.delete(handbook, "gone")
+    assert await after.index.tend() == 1
+    await pool.execute("UPDATE document_version SET indexer_until = NULL")
+    assert await after.index.tend() == 0, "what the collection of the name before lacks is nobody's business"
+    assert set(await after.found(handbook, "tariff")) == {"doc", "new"}
+    await after.index.close()
+
+
 async def _is(asked: Any, wanted: set[str]) -> bool:
     try:
         return await asked == wanted

@@ -53,7 +53,7 @@ class WeaviatePassageIndex:
         self._database = database
         self.connection = WeaviateConnection(address)
         self._objects = WeaviateObjects(self.connection)
-        self._ledger = IndexLedger(database, lease_seconds=lease_seconds)
+        self._ledger = IndexLedger(database, address.collection, lease_seconds=lease_seconds)
         self.homes = WeaviateHomes(database, self.connection, address.collection, layout=layout)
 
     async def search(

@@ -17,21 +17,22 @@ SELECT v.version_id, v.tenant, d.collection_id, v.readers, v.metadata, v.chunk_c
 FROM document_version v JOIN document d USING (document_id) WHERE v.version_id = $1
 """
 
-# Live versions that a collection lacks, or has with an old access list or old labels.
+# Live versions that a collection lacks, or has with an old access list or old labels. Collections of another name than
+# $1 are left alone: they are of a setting before, or of the Weaviate before a restore.
 _LACKING = """
 FROM document d
 JOIN document_version v ON v.version_id = d.live_version
 JOIN collection c ON c.collection_id = d.collection_id
-JOIN vector_home h ON h.dimensions = c.dimensions
+JOIN vector_home h ON h.dimensions = c.dimensions AND h.alias = $1 || c.dimensions
 LEFT JOIN vector_version w ON w.home = h.home AND w.version_id = v.version_id
 WHERE (w.version_id IS NULL OR w.stored < v.chunk_count OR w.revision < v.description_revision)
 """
 
 _SEND_LACKING = f"""
-UPDATE document_version SET indexer = NULL, indexer_until = now() + make_interval(secs => $1)
+UPDATE document_version SET indexer = NULL, indexer_until = now() + make_interval(secs => $2)
 WHERE version_id IN (
     SELECT v.version_id {_LACKING} AND coalesce(v.indexer_until, '-infinity') < now()
-    LIMIT $2 FOR UPDATE OF v SKIP LOCKED
+    LIMIT $3 FOR UPDATE OF v SKIP LOCKED
 ) RETURNING version_id, tenant
 """  # noqa: S608 - of constants
 
@@ -62,8 +63,10 @@ class Held:
 class IndexLedger:
     """Rows of `vector_version`."""
 
-    def __init__(self, database: Database, *, lease_seconds: float) -> None:
+    def __init__(self, database: Database, prefix: str, *, lease_seconds: float) -> None:
+        """`prefix`: what the names of collections begin with."""
         self._database = database
+        self._prefix = prefix
         self._lease = lease_seconds
 
     async def version(self, version_id: str) -> IndexedVersion | None:
@@ -141,10 +144,11 @@ class IndexLedger:
         """Versions whose collection was not asked for them for so long, the longest first."""
         rows = await self._database.pool.fetch(
             "SELECT w.home, w.tenant, w.version_id, v.chunk_count FROM vector_version w"
+            " JOIN vector_home h ON h.home = w.home AND h.alias = $1 || h.dimensions"
             " JOIN document_version v USING (version_id)"
-            " WHERE w.check_time < now() - make_interval(secs => $1) AND w.stored = v.chunk_count AND v.state = 'READY'"
-            " ORDER BY w.check_time LIMIT $2",
-            *(seconds, limit),
+            " WHERE w.check_time < now() - make_interval(secs => $2) AND w.stored = v.chunk_count AND v.state = 'READY'"
+            " ORDER BY w.check_time LIMIT $3",
+            *(self._prefix, seconds, limit),
         )
         return [Held(**row_values(row)) for row in rows]
 
@@ -152,10 +156,10 @@ class IndexLedger:
         """Sends versions that a collection lacks to be indexed; how many were sent, and how many lack in all."""
         async with self._database.transaction() as transaction:
             connection = transaction.connection
-            backlog = await connection.fetchval(f"SELECT count(DISTINCT v.version_id) {_LACKING}")
+            backlog = await connection.fetchval(f"SELECT count(DISTINCT v.version_id) {_LACKING}", self._prefix)
             if not backlog:
                 return 0, 0
-            rows = await connection.fetch(_SEND_LACKING, self._lease, limit)
+            rows = await connection.fetch(_SEND_LACKING, self._prefix, self._lease, limit)
             for row in rows:
                 await send_for_indexing(transaction, row["version_id"], row["tenant"])
         return len(rows), backlog
@@ -164,10 +168,11 @@ class IndexLedger:
         """Versions of which something may be in a collection although they are deleted or FAILED."""
         rows = await self._database.pool.fetch(
             "SELECT w.home, w.tenant, w.version_id, 0 AS chunk_count FROM vector_version w"
+            " JOIN vector_home h ON h.home = w.home AND h.alias = $1 || h.dimensions"
             " LEFT JOIN document_version v USING (version_id)"
             " WHERE (v.version_id IS NULL OR v.state = 'FAILED')"
-            " AND (w.gone_time IS NULL OR w.gone_time < now() - make_interval(secs => $1)) LIMIT $2",
-            *(self._lease, limit),
+            " AND (w.gone_time IS NULL OR w.gone_time < now() - make_interval(secs => $2)) LIMIT $3",
+            *(self._prefix, self._lease, limit),
         )
         return [Held(**row_values(row)) for row in rows]
 
