@@ -12,7 +12,7 @@ from slipway_cli.session import DevelopmentSignIn
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("SLIPWAY_TEST_IMAGES") != "1", reason="runs by `make images-test`"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 SERVICES = ("gateway", "router", "orchestrator", "memory", "tools", "audit")
 ALL = (*SERVICES, "router-litellm", "local-models", "cli")

@@ -144,7 +144,8 @@ def _contained(spec: ProcessSpec, label: str) -> ProcessSpec:
         *(part for path in _paths(settings.values()) for part in ("--volume", path)),
         *(image(name), *command),
     ]
-    return replace(spec, argv=tuple(argv), ready_within=120)
+    # Containers of a busy machine are slow to start; one that cannot start ends by itself.
+    return replace(spec, argv=tuple(argv), ready_within=300)
 
 
 def _paths(values: Iterable[str]) -> list[str]:
