@@ -29,7 +29,7 @@ from slipway_chassis.crypto import SubjectErased, SubjectKeys
 from slipway_chassis.errors import Unavailable
 from slipway_chassis.logs import get_logger
 from slipway_chassis.outgoing import Outgoing
-from slipway_chassis.postgres import after_commit, transaction
+from slipway_chassis.postgres import WriteConflict, after_commit, transaction
 from slipway_chassis.receipts import CHANNEL as RECEIPTS
 
 _log = get_logger(__name__)
@@ -57,7 +57,14 @@ _RECEIPT_WAIT_MOST = 3600.0
 _REMEMBERED = 200_000  # messages of this relay that wait for receipts; others are found when they are published again
 
 # TimeoutError is an OSError.
-_INTERRUPTIONS = (Unavailable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_INTERRUPTIONS = (
+    Unavailable,
+    WriteConflict,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 # Nobody waits for the disk when a relay commits: what a crash takes back is published again, as ever.
 _CLAIM = """

@@ -72,6 +72,26 @@ def as_domain_error(error: BaseException) -> SlipwayError | None:
     return None
 
 
+class _Pool(asyncpg.Pool):
+    """A pool whose own queries raise what `transaction` and `connection` raise: not each caller must think of it."""
+
+    async def fetch(self, *arguments: Any, **options: Any) -> list[Any]:
+        with domain_errors():
+            return await super().fetch(*arguments, **options)
+
+    async def fetchrow(self, *arguments: Any, **options: Any) -> Any:
+        with domain_errors():
+            return await super().fetchrow(*arguments, **options)
+
+    async def fetchval(self, *arguments: Any, **options: Any) -> Any:
+        with domain_errors():
+            return await super().fetchval(*arguments, **options)
+
+    async def execute(self, *arguments: Any, **options: Any) -> str:
+        with domain_errors():
+            return await super().execute(*arguments, **options)
+
+
 async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience: float = 30) -> asyncpg.Pool:
     """A connection pool. A database that is still starting is waited for, ``patience`` seconds at most.
 
@@ -81,10 +101,14 @@ async def open_pool(url: str, *, min_size: int = 1, max_size: int = 10, patience
     give_up = time.monotonic() + patience
     while True:
         try:
-            return await asyncpg.create_pool(
+            return await _Pool(
                 url,
                 min_size=min_size,
                 max_size=max_size,
+                max_queries=50_000,
+                loop=None,
+                connection_class=asyncpg.Connection,
+                record_class=asyncpg.Record,
                 timeout=10,
                 command_timeout=60,
                 max_inactive_connection_lifetime=60,
@@ -203,6 +227,9 @@ async def transaction(pool: asyncpg.Pool) -> AsyncGenerator[Any]:
     try:
         async with connection.transaction():
             yield connection
+    except (TimeoutError, ConnectionError) as error:
+        # A statement that waited for too long, or a connection that broke: nothing else is waited for in a transaction.
+        raise StoreUnavailable("the database is unavailable", retry_after=1) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         known = as_domain_error(error)
         if known is None:

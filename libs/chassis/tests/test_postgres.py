@@ -174,6 +174,10 @@ async def test_a_statement_that_the_server_gives_no_time_is_unavailable(pool: as
                 async with transaction(pool) as conn:
                     await conn.execute(f"SET LOCAL {bound} = '20ms'")
                     await conn.execute("INSERT INTO t VALUES (1)")
+        # Nor does the client wait for ever, whatever the server is told.
+        with pytest.raises(StoreUnavailable):
+            async with transaction(pool) as conn:
+                await conn.execute("INSERT INTO t VALUES (1)", timeout=0.02)
     async with transaction(pool) as conn:
         await conn.execute("INSERT INTO t VALUES (2)")
 
