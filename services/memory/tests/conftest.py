@@ -10,8 +10,6 @@ import json
 import os
 import re
 import secrets
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from slipway.router.v1 import router_pb2, router_pb2_grpc
 from slipway_chassis.bus import Message, open_bus
 from slipway_chassis.channel import connect, invoke, stream
 from slipway_testkit.waiting import eventually
+from slipway_testkit.warm import WarmProgram
 
 MODEL = "minilm-l6-v2"
 PART = 64 * 1024
@@ -151,16 +150,10 @@ def router(peers: tuple[SmallRouter, str]) -> Iterator[SmallRouter]:
 
 
 class Process:
-    """A Python module as a process, with its log lines. Ready when a line names the event given."""
+    """A program's process, with its log lines. Ready when a line names the event given."""
 
-    def __init__(self, module: str, environment: dict[str, str], *, ready: str) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env={"PATH": os.environ["PATH"], **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def __init__(self, program: WarmProgram, environment: dict[str, str], *, ready: str) -> None:
+        self.popen = program.popen(environment={"PATH": os.environ["PATH"], **environment})
         self.log: list[str] = []
         self._ready = threading.Event()
         self._mark = f'"{ready}"'
@@ -174,7 +167,6 @@ class Process:
         self.ready: dict[str, Any] = json.loads(next(line for line in self.log if self._mark in line))
 
     def _read(self) -> None:
-        assert self.popen.stdout
         with self.popen.stdout as lines:
             for line in lines:
                 self.log.append(line.rstrip())
@@ -195,12 +187,12 @@ class Process:
 
 
 @pytest.fixture
-def processes() -> Iterator[Callable[..., Process]]:
-    """Starts processes that are stopped at the end of the test."""
+def processes(warm: Callable[[str], WarmProgram]) -> Iterator[Callable[..., Process]]:
+    """Starts processes of modules that are stopped at the end of the test."""
     started: list[Process] = []
 
     def start(module: str, environment: dict[str, str], *, ready: str) -> Process:
-        started.append(Process(module, environment, ready=ready))
+        started.append(Process(warm(module), environment, ready=ready))
         return started[-1]
 
     yield start
@@ -236,6 +228,7 @@ def start_memory(
     valkey_url: str,
     postgres_url: str,
     tmp_path_factory: pytest.TempPathFactory,
+    warm: Callable[[str], WarmProgram],
 ) -> Iterator[StartMemory]:
     """Starts memory processes over a database; further settings by name, e.g. `indexing_lease=2`."""
     started: list[MemoryProcess] = []
@@ -258,7 +251,7 @@ def start_memory(
             **settings,
         }
         environment = {f"SLIPWAY_MEMORY_{name.upper()}": str(value) for name, value in values.items()}
-        process = Process("slipway_memory.main", environment, ready="service.ready")
+        process = Process(warm("slipway_memory.main"), environment, ready="service.ready")
         memory = MemoryProcess(process, objects, str(values["bus_url"]))
         started.append(memory)
         return memory

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -32,18 +30,10 @@ GOOD = {
     ],
     ids=["missing", "wrong URL", "wrong index", "lease"],
 )
-def test_a_wrong_setting_is_named(wrong, sentence):
+def test_a_wrong_setting_is_named(warm, wrong, sentence):
     values = {name: value for name, value in {**GOOD, **wrong}.items() if value is not None}
     environment = {f"SLIPWAY_MEMORY_{name.upper()}": value for name, value in values.items()}
-    command = [sys.executable, "-m", "slipway_memory.main"]
-    ended = subprocess.run(
-        command,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ended = warm("slipway_memory.main").run(environment={"PATH": os.environ["PATH"], **environment})
     assert ended.returncode == 2
     assert sentence in ended.stderr
     assert "localhost" not in ended.stderr

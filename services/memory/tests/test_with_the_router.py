@@ -17,7 +17,7 @@ CATALOGUE = Path(__file__).parents[3] / "k8s" / "catalogue" / "models.yaml"
 def router_target(peers, signing, policy_dir, database_url, valkey_url, tmp_path, processes) -> str:
     """The router of this repository, over the repository's catalogue."""
     models = processes(
-        "slipway_router.local_models",
+        "slipway_router.local_models.__main__",
         {"SLIPWAY_LOCAL_MODELS_LISTEN": "127.0.0.1:0", "SLIPWAY_LOCAL_MODELS_API_KEY": "local-key"},
         ready="local_models.ready",
     )

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +20,7 @@ from slipway_chassis.channel import connect, invoke, stream
 from slipway_testkit.provider import Exchange, Provider, Script, running
 from slipway_testkit.servers.redis import RedisServer
 from slipway_testkit.signing import SigningAuthority
+from slipway_testkit.warm import WarmProgram
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -28,14 +28,8 @@ REPOSITORY = Path(__file__).parents[3]
 class Process:
     """A service process of the repository, its JSON log lines read as they come."""
 
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env={"PATH": os.environ["PATH"], **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def __init__(self, program: WarmProgram, environment: dict[str, str]) -> None:
+        self._popen = program.popen(environment={"PATH": os.environ["PATH"], **environment})
         self.lines: list[dict[str, Any]] = []
         self.noise: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -43,7 +37,6 @@ class Process:
         self.pid = self._popen.pid
 
     def _read(self) -> None:
-        assert self._popen.stdout is not None
         for line in self._popen.stdout:
             try:
                 self.lines.append(json.loads(line))
@@ -79,7 +72,6 @@ class Process:
             return self._popen.wait()
         finally:
             self._reader.join(10)
-            assert self._popen.stdout is not None
             self._popen.stdout.close()
 
 
@@ -129,6 +121,7 @@ def start_router(
     valkey_server: RedisServer,
     signing: SigningAuthority,
     policy_dir: Path,
+    warm: Callable[[str], WarmProgram],
 ) -> Iterator[Callable[..., Router]]:
     """Starts a router over a catalogue text and secrets; stopped at the end of the session.
 
@@ -161,7 +154,7 @@ def start_router(
             **{name.upper(): value for name, value in settings.items()},
         }
         environment = {f"SLIPWAY_ROUTER_{name}": value for name, value in environment.items()}
-        process = Process("slipway_router.main", environment)
+        process = Process(warm("slipway_router.main"), environment)
         started.append(process)
         ports = process.wait_for("service.ready") if ready else {"grpc": 0, "metrics": 0}
         return Router(process, ports["grpc"], ports["metrics"], folder / "models.yaml", signing, environment)
@@ -172,10 +165,10 @@ def start_router(
 
 
 @pytest.fixture(scope="session")
-def local_models_process() -> Iterator[Process]:
+def local_models_process(warm: Callable[[str], WarmProgram]) -> Iterator[Process]:
     """The local models, running."""
     process = Process(
-        "slipway_router.local_models",
+        warm("slipway_router.local_models.__main__"),
         {"SLIPWAY_LOCAL_MODELS_LISTEN": "127.0.0.1:0", "SLIPWAY_LOCAL_MODELS_API_KEY": "local-key"},
     )
     try:
