@@ -23,6 +23,8 @@ from slipway_gateway.http.route import CallsDep, IdempotencyKey
 router = api_router("agents")
 
 MAX_DEFINITION_BYTES = 1 << 20
+PUT_SECONDS = 60.0
+"""The largest definition takes seconds of processor time to read and check."""
 _DEFINITION_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "application/json"})
 
 AgentName = Annotated[str, Path(min_length=1, max_length=200)]
@@ -58,6 +60,7 @@ async def put_agent(
     answer: pb.PutAgentResponse = await calls.invoke(
         calls.peers.agents.PutAgent,
         pb.PutAgentRequest(agent=agent, definition_yaml=definition, request_id=request_id),
+        timeout=PUT_SECONDS,
     )
     response.status_code = 201 if answer.created else 200
     return agent_version(answer.version)
