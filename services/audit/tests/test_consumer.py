@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import asyncpg
 import pytest
 from audit_testing.service import Audit
 from audit_testing.writing import RUN, Writer, message
 from slipway_chassis.bus import DEAD_REASON, Message
 from slipway_chassis.outbox import Outbox
-from slipway_chassis.postgres import transaction
+from slipway_chassis.postgres import StoreUnavailable, transaction
 from slipway_evidence.checkpoint import open_checkpoint
 from slipway_evidence.verify import Outcome, verify
 
@@ -185,7 +184,7 @@ async def test_events_survive_a_crash_of_the_database_and_none_is_given_up(
     async def whole() -> bool:
         try:
             return await size(audit) == len(first.messages) + len(second.messages)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except StoreUnavailable as error:
             raise AssertionError("the database is away") from error
 
     await eventually(whole, timeout=30)
