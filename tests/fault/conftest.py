@@ -1,6 +1,6 @@
 """Stacks for the fault tests, and one that most of them share."""
 
-import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +17,16 @@ from slipway_testkit.stack import Stack
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_testing import otlp
+from fault_testing.aftermath import Aftermath
 from fault_testing.desk import open_desk, until
 from fault_testing.ledger import Ledger, serve
 from fault_testing.library import COLLECTION
+from fault_testing.network import Network
 from fault_testing.otlp import Collector
-from fault_testing.outages import Outages, Server
+from fault_testing.outages import KEYCLOAK_KILLS, ON_REQUEST, Outages, Server
 
-WITH_KEYCLOAK = "SLIPWAY_FAULT_KILLS" in os.environ
+# On a machine that is very busy.
+_START_SECONDS = 400 if ON_REQUEST else 90
 SERVICES = ("gateway", "router", "orchestrator", "memory", "tools", "audit")
 StartStack = Callable[..., Stack]
 
@@ -83,15 +86,22 @@ def outages(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Outages]:
     """Two workers over real servers of all kinds that the tests may kill."""
+    network = Network() if getattr(request.module, "THROUGH_NETWORK", False) else None
+
+    def port(server: str, real: int) -> int:
+        return network.port(server, real) if network else real
+
     with embedded_postgres(tcp=True) as postgres:
         folder = tmp_path_factory.mktemp("outages")
-        file, bus = folder / "servers.yaml", rabbitmq_server.create_vhost()
+        file, bus, bucket = folder / "servers.yaml", rabbitmq_server.create_vhost(), s3_server.create_bucket()
+        collection = f"T{secrets.token_hex(4)}x"
+        http, grpc = (port("weaviate", real) for real in (weaviate_server.port, weaviate_server.grpc_port))
         file.write_text(
-            f"postgres: {postgres.url()}\n"
-            f"redis: {redis_server.url.removesuffix('/0')}/7\n"
-            f"bus: {bus}\n"
-            f"objects: {s3_server.url(s3_server.create_bucket())}\n"
-            f"vectors: {weaviate_server.new_url()}\n"
+            f"postgres: postgresql://postgres@127.0.0.1:{port('postgres', postgres.port)}/postgres\n"
+            f"redis: redis://127.0.0.1:{port('redis', redis_server.port)}/7\n"
+            f"bus: amqp://guest:guest@127.0.0.1:{port('bus', rabbitmq_server.port)}/{bus.rpartition('/')[2]}\n"
+            f"objects: {s3_server.url(bucket, port=port('objects', s3_server.port))}\n"
+            f"vectors: {weaviate_server.url(collection, port=http, grpc_port=grpc)}\n"
         )
         servers: dict[str, Server] = {
             "postgres": postgres,
@@ -100,19 +110,29 @@ def outages(
             "objects": s3_server,
             "weaviate": weaviate_server,
         }
-        if WITH_KEYCLOAK:
+        if KEYCLOAK_KILLS:
             keycloak = request.getfixturevalue("keycloak_server")
             servers["identity"] = keycloak
             with file.open("a") as more:
                 more.write(f"identity: {{issuer: '{keycloak.issuer()}', client_secret: development-only}}\n")
-        stack = start_stack(folder / "data", "--servers", str(file), "--allow-http", ledger.address).ready()
+        stack = start_stack(folder / "data", "--servers", str(file), "--allow-http", ledger.address)
+        stack.wait_for(r"ready\s+slipway", seconds=_START_SECONDS)
         open_desk(stack, ledger)
-        with stack.as_user("alice") as alice:
+        with stack.as_user("alice") as alice, stack.as_user("dave") as dave:
             alice.knowledge.put_collection(COLLECTION)
-        outages = Outages(stack, servers, bus)
+            dave.budgets.put("everything", scope="tenant", period="total", limit_usd="1000")
+        outages = Outages(stack, servers, bus, s3_server.buckets / bucket, collection, network)
         yield outages
         outages.bring_back()
         stack.stop()
+    if network:
+        network.close()
+
+
+@pytest.fixture
+def aftermath(calm: Outages) -> Aftermath:
+    """What the stack is like before the test: `check` compares."""
+    return Aftermath(calm)
 
 
 @pytest.fixture

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Mode = Literal["forward", "lose-answers", "black-hole", "refuse"]
+Mode = Literal["forward", "lose-answers", "black-hole", "refuse", "http-503"]
 """`lose-answers`: what clients send arrives, what comes back does not. `black-hole`: nothing arrives either way, and
-connections stay open. `refuse`: connections are cut as they are made."""
+connections stay open. `refuse`: connections are cut as they are made. `http-503`: new connections get the answer of an
+HTTP server that has too much to do, and are closed."""
+
+_BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass
@@ -19,6 +22,8 @@ class FaultyProxy:
     server: tuple[str, int] | Path
     """Host and port, or a Unix socket."""
     mode: Mode = "forward"
+    delay: float = 0
+    """Seconds that every piece takes longer, either way."""
     address: str = ""
     """Where clients connect: `127.0.0.1:port`."""
     lost: int = 0
@@ -41,6 +46,13 @@ class FaultyProxy:
         """One connection of a client."""
         if self.mode == "refuse":
             writer.transport.abort()
+            return
+        if self.mode == "http-503":
+            with contextlib.suppress(OSError):
+                await reader.read(65536)
+                writer.write(_BUSY)
+                await writer.drain()
+            writer.close()
             return
         upstream: asyncio.StreamWriter | None = None
         self._writers.add(writer)
@@ -72,6 +84,8 @@ class FaultyProxy:
                 if self.mode == "black-hole" or (answers and self.mode == "lose-answers"):
                     self.lost += answers
                     continue  # a gap in a stream cannot be mended: the connection is cut when the fault ends
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 writer.write(data)
                 await writer.drain()
 

@@ -74,7 +74,10 @@ class Order:
 
 
 def persistent(call: Callable[[], T], seconds: float = 180) -> T:
-    """What a sensible client does: asks again while the stack cannot answer. Calls carry keys, so that is safe."""
+    """What a sensible client does: asks again while the stack cannot answer. Calls carry keys, so that is safe.
+
+    500 is no such answer: whatever server is away, Slipway knows that.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -82,7 +85,7 @@ def persistent(call: Callable[[], T], seconds: float = 180) -> T:
         except (ConnectionFailedError, NotSignedInError) as error:
             failure: Exception = error
         except ApiError as error:
-            if error.status not in {429, 500, 502, 503, 504}:
+            if error.status not in {429, 502, 503, 504}:
                 raise
             failure = error
         if time.monotonic() > deadline:

@@ -40,6 +40,8 @@ class KeycloakServer:
     process: ServerProcess
     port: int
     password: str
+    realm_file: Path
+    """What is imported at a start: the repository's realm with a signing key of its own."""
 
     @property
     def url(self) -> str:
@@ -100,7 +102,8 @@ def keycloak() -> Generator[KeycloakServer]:
     (folder / "lib").symlink_to(built / "lib")
     imported = folder / "data" / "import"
     imported.mkdir(parents=True)
-    (imported / _REALM.name).write_text(json.dumps(_with_key(json.loads(_REALM.read_text()))))
+    realm_file = imported / _REALM.name
+    realm_file.write_text(json.dumps(_with_key(json.loads(_REALM.read_text()))))
     listen = (
         "--http-enabled=true",
         "--http-host=127.0.0.1",
@@ -120,7 +123,7 @@ def keycloak() -> Generator[KeycloakServer]:
             "KC_BOOTSTRAP_ADMIN_PASSWORD": password,
         },
     )
-    server = KeycloakServer(process, port, password)
+    server = KeycloakServer(process, port, password, realm_file)
     try:
         server.start()
         yield server
