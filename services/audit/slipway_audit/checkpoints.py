@@ -45,6 +45,7 @@ class Checkpointer:
         self._store = store
         self._heads = heads
         self._keys = keys
+        self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: set[str] = set()
         self._wake = asyncio.Event()
 
@@ -98,6 +99,11 @@ class Checkpointer:
 
         Raises LogEmpty, LogRolledBack, LogInconsistent, StoreUnavailable, or OSError when the file cannot be written.
         """
+        # Between the database and the file nobody else may look at both: a head would be added to the file twice.
+        async with self._turns.setdefault(tenant, asyncio.Lock()):
+            return await self._sign(tenant)
+
+    async def _sign(self, tenant: str) -> SignedHead:
         async with self._store.signing(tenant) as signing:
             if signing is None or signing.log.size == 0:
                 raise LogEmpty("the tenant's audit log is empty")

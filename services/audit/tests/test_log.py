@@ -116,6 +116,17 @@ async def test_a_head_is_signed_once_for_each_size_and_continues_the_last(audit:
     assert [json.loads(line)["note"] for line in lines] == [first.note, second.note]
 
 
+async def test_a_head_that_many_ask_for_at_once_is_held_once(audit: Audit) -> None:
+    held: list[str] = []
+    for size in range(1, 6):
+        await audit.store.append("acme", plain_leaves(1, start=size - 1))
+        notes = {head.note for head in await asyncio.gather(*(audit.checkpointer.sign("acme") for _ in range(8)))}
+        held += notes
+        assert len(notes) == 1
+    lines = (audit.folder / "acme.heads.jsonl").read_text().splitlines()
+    assert [json.loads(line)["note"] for line in lines] == held
+
+
 async def test_an_empty_log_has_no_head(audit: Audit) -> None:
     with pytest.raises(LogEmpty):
         await audit.checkpointer.sign("acme")
