@@ -24,8 +24,9 @@ from slipway_chassis.logs import get_logger
 from slipway_chassis.ops_http import OpsServer
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.settings import CoreSettings
-from slipway_chassis.tls import ServiceTls, TlsInvalid
+from slipway_chassis.tls import ServiceTls
 from slipway_chassis.tokens import CallerTokenVerifier
+from slipway_chassis.unusable import SettingUnusable
 
 _log = get_logger(__name__)
 _restarts = Counter(
@@ -137,13 +138,13 @@ async def _cancel_all(tasks: Sequence["asyncio.Task[None]"]) -> None:
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a service's main coroutine on uvloop: the entry point of every ``main.py``.
 
-    Certificates that cannot be used end the process with a sentence, and exit code 2.
+    What cannot be used ends the process with a sentence, and exit code 2.
     """
     import uvloop
 
     try:
         uvloop.run(main)
-    except TlsInvalid as error:
+    except SettingUnusable as error:
         sys.stderr.write(f"slipway: {error}\n")
         sys.exit(2)
 

@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 from slipway_chassis import telemetry
 from slipway_chassis.logs import get_logger
 from slipway_chassis.private_file import is_private
+from slipway_chassis.unusable import SettingUnusable
 
 _log = get_logger(__name__)
 _seconds_left = Gauge(
@@ -43,7 +44,7 @@ _READS: Final = 3  # how often files are read that change meanwhile
 Stamp = tuple[tuple[int, int, int], ...]
 
 
-class TlsInvalid(ValueError):
+class TlsInvalid(SettingUnusable):
     """The files cannot be used; the message names the setting and the remedy."""
 
 

@@ -199,7 +199,7 @@ async def test_every_log_line_is_json_with_service_and_level_and_without_secrets
     [
         ({"SERVICE_SECRET": None}, "slipway: SLIPWAY_SMALL_SERVICE_SECRET is not set\n"),
         ({"DATA_KEY": "c2hvcnQ="}, "slipway: SLIPWAY_SMALL_DATA_KEY must be base64 of 32 bytes\n"),
-        ({"SHUTDOWN_GRACE": "soon"}, "slipway: SLIPWAY_SMALL_SHUTDOWN_GRACE input should be a valid number"),
+        ({"SHUTDOWN_GRACE": "soon"}, "slipway: SLIPWAY_SMALL_SHUTDOWN_GRACE must be a valid number"),
     ],
     ids=str,
 )

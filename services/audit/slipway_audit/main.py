@@ -12,6 +12,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.receipts import Receipts
 from slipway_chassis.service import run, run_service
@@ -37,6 +38,7 @@ from slipway_audit.store import LogStore
 async def serve(settings: AuditSettings, log_keys: KeyRing, heads: HeadsFolder) -> None:
     """Serve until SIGTERM."""
     telemetry.setup("audit", settings.otlp_endpoint, settings.log_level)
+    await look_before_start(settings, SCHEMA, bus=settings.bus_url)
     database = await open_pool(settings.database_url.get_secret_value())
     await SCHEMA.prepare(database, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())

@@ -17,6 +17,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.service import run, run_service, work_undisturbed
@@ -59,6 +60,7 @@ async def serve(settings: GatewaySettings) -> None:
     await issuer_keys.load()
     outside = await open_directory(settings, web)
 
+    await look_before_start(settings, SCHEMA, bus=settings.bus_url, redis=settings.redis_url)
     pool = await open_pool(settings.database_url.get_secret_value())
     await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())

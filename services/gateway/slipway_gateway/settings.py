@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
+from slipway_chassis.setting_types import Listen, Seconds, Target
 from slipway_chassis.settings import ServiceSettings
 from slipway_chassis.tls import CertificateFiles, Certificates
 
@@ -26,7 +27,7 @@ class GatewaySettings(ServiceSettings):
     identity_target: str = ""
     service_secret: SecretStr = SecretStr("")
 
-    http_listen: str = Field("127.0.0.1:8080", description="address of the HTTP API")
+    http_listen: Listen = Field("127.0.0.1:8080", description="address of the HTTP API")
     http_tls_cert_file: Path | None = Field(None, description="PEM of the HTTP API's certificate: with it https")
     http_tls_key_file: Path | None = Field(None, description="PEM of its key; mode 0600")
     allowed_hosts: frozenset[Nonempty] = Field(
@@ -61,19 +62,19 @@ class GatewaySettings(ServiceSettings):
         frozenset({"developer", "operator", "auditor"}), description="roles that API keys may have"
     )
 
-    router_target: Nonempty
-    orchestrator_target: Nonempty
-    memory_target: Nonempty
-    tools_target: Nonempty
-    audit_target: Nonempty
+    router_target: Target
+    orchestrator_target: Target
+    memory_target: Target
+    tools_target: Target
+    audit_target: Target
 
     rate_per_minute: int = Field(3000, ge=1, description="requests a minute of one caller")
     rate_burst: int = Field(600, ge=1, description="requests that a caller may send at once")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="largest JSON body")
     max_upload_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest file")
-    max_wait: float = Field(60, ge=1, le=600, description="longest `Prefer: wait` in seconds")
-    max_stream: float = Field(3600, ge=10, description="longest event stream in seconds")
-    heartbeat: float = Field(15, ge=0.1, le=60, description="longest silence of an event stream in seconds")
+    max_wait: Seconds = Field(60, ge=1, le=600, description="longest `Prefer: wait` in seconds")
+    max_stream: Seconds = Field(3600, ge=10, description="longest event stream in seconds")
+    heartbeat: Seconds = Field(15, ge=0.1, le=60, description="longest silence of an event stream in seconds")
 
     @field_validator("oidc_audience", mode="before")
     @classmethod

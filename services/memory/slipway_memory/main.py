@@ -16,6 +16,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.service import run, run_service
@@ -58,6 +59,7 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
     """Serve until SIGTERM."""
     telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
     objects = await _objects(settings)
+    await look_before_start(settings, SCHEMA, bus=settings.bus_url, redis=settings.redis_url, sessions=True)
     pool = await open_pool(settings.database_url.get_secret_value())
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(pool, settings.data_key.get_secret_value())

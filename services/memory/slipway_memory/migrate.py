@@ -2,7 +2,7 @@
 
 from slipway_chassis.schema import Schema, run_migrations
 
-SCHEMA = Schema("memory", ("outbox", "idempotency", "effects", "subject_keys"))
+SCHEMA = Schema("memory", ("outbox", "idempotency", "effects", "subject_keys"), extensions=("vector",))
 
 if __name__ == "__main__":
     run_migrations(SCHEMA)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
+from slipway_chassis.setting_types import Seconds, Target
 from slipway_chassis.settings import ServiceSettings, read_list
 
 from slipway_memory.vectors.url import weaviate_address
@@ -21,7 +22,7 @@ class MemorySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_MEMORY_", frozen=True, extra="ignore")
 
-    router_target: str = Field(description="gRPC target of slipway.router.v1, which embeds")
+    router_target: Target = Field(description="gRPC target of slipway.router.v1, which embeds")
     objects_url: SecretStr = Field(
         description="where bytes of documents and files are: file:///folder, or s3://bucket as object_store.py says"
     )
@@ -35,9 +36,9 @@ class MemorySettings(ServiceSettings):
     parse_memory_mib: int = Field(1024, ge=256, description="most memory to parse a document")
     parse_concurrency: int = Field(2, ge=1, le=64, description="documents parsed at a time")
     indexing_concurrency: int = Field(2, ge=1, le=64, description="documents embedded at a time")
-    indexing_lease: float = Field(60, ge=1, description="seconds without a sign after which a document is sent again")
-    indexing_patience: float = Field(3600, ge=1, description="seconds after which indexing is given up")
-    embedding_timeout: float = Field(
+    indexing_lease: Seconds = Field(60, ge=1, description="seconds without a sign after which a document is sent again")
+    indexing_patience: Seconds = Field(3600, ge=1, description="seconds after which indexing is given up")
+    embedding_timeout: Seconds = Field(
         45, gt=0, description="seconds, less than the lease, that one call of the router may take"
     )
     file_bytes: int = Field(256 * _MIB, ge=1, description="most bytes of a file")
@@ -45,7 +46,7 @@ class MemorySettings(ServiceSettings):
     session_message_characters: int = Field(100_000, ge=1, description="most characters of a session's message")
     session_messages: int = Field(10_000, ge=1, description="most messages of a session")
     session_bytes: int = Field(16 * _MIB, ge=1, description="most bytes of a session's messages")
-    redis_timeout: float = Field(2, gt=0, description="seconds that a call waits for the session store")
+    redis_timeout: Seconds = Field(2, gt=0, description="seconds that a call waits for the session store")
     secrets_file: Path | None = Field(
         None, description="YAML of secrets by name, mode 0600: URLs of data sources; unset: no secrets"
     )
@@ -53,7 +54,7 @@ class MemorySettings(ServiceSettings):
     source_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs, and folders of Unix sockets, where databases of data sources may be"
     )
-    source_seconds: float = Field(30, ge=0.1, le=300, description="most seconds of a query")
+    source_seconds: Seconds = Field(30, ge=0.1, le=300, description="most seconds of a query")
     source_rows: int = Field(10_000, ge=1, le=100_000, description="most rows of a result")
     source_bytes: int = Field(_MIB, ge=1024, le=3 * _MIB, description="most bytes of a result, as JSON")
     source_cost: float = Field(
@@ -62,7 +63,7 @@ class MemorySettings(ServiceSettings):
     source_queries: int = Field(
         8, ge=1, le=1000, description="queries of a tenant at a time, and connections to a database"
     )
-    sweep_interval: float = Field(10, ge=0.05, description="seconds between sweeps")
+    sweep_interval: Seconds = Field(10, ge=0.05, description="seconds between sweeps")
 
     @field_validator("source_hosts", mode="before")
     @classmethod

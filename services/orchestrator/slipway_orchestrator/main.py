@@ -18,6 +18,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool, transaction
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.retention import sweep
 from slipway_chassis.service import run, run_service
@@ -87,6 +88,7 @@ class Parts:
     @classmethod
     async def open(cls, settings: OrchestratorSettings) -> "Parts":
         """Open the database (migrated), the bus and the connections."""
+        await look_before_start(settings, SCHEMA, bus=settings.bus_url, connections=settings.pool_size)
         pool = await open_pool(settings.database_url.get_secret_value(), max_size=settings.pool_size)
         await SCHEMA.prepare(pool, settings.migrations)
         bus = await open_bus(settings.bus_url.get_secret_value())

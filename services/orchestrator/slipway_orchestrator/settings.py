@@ -1,7 +1,8 @@
 """Settings of the orchestrator's processes."""
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
+from slipway_chassis.setting_types import BusUrl, Seconds, Target
 from slipway_chassis.settings import CoreSettings
 
 from slipway_orchestrator.runs import TERMINAL_STATES
@@ -12,12 +13,15 @@ class OrchestratorSettings(CoreSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_ORCHESTRATOR_", frozen=True, extra="ignore")
 
-    bus_url: SecretStr = Field(description="redis:// or amqp:// URL of the bus")
-    router_target: str = Field(description="gRPC target of slipway.router.v1")
-    memory_target: str = Field(description="gRPC target of slipway.memory.v1")
-    tools_target: str = Field(description="gRPC target of slipway.tools.v1")
-    lease_seconds: float = Field(30, ge=1, description="how long a worker that shows no progress keeps a run")
-    sweep_seconds: float = Field(5, ge=1, description="between looks at runs whose time has come")
+    # Where a worker ends itself, for tests; see worker/crash.py.
+    other_variables = frozenset({"CRASH_AT"})
+
+    bus_url: BusUrl = Field(description="redis:// or amqp:// URL of the bus")
+    router_target: Target = Field(description="gRPC target of slipway.router.v1")
+    memory_target: Target = Field(description="gRPC target of slipway.memory.v1")
+    tools_target: Target = Field(description="gRPC target of slipway.tools.v1")
+    lease_seconds: Seconds = Field(30, ge=1, description="how long a worker that shows no progress keeps a run")
+    sweep_seconds: Seconds = Field(5, ge=1, description="between looks at runs whose time has come")
     concurrency: int = Field(8, ge=1, le=1000, description="runs that one worker advances at a time")
     pool_size: int = Field(10, ge=2, le=200, description="database connections of the process")
     worker_pool: str = Field("", max_length=63, description="label of the runs that the worker takes; empty: none")

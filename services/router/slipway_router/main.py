@@ -15,6 +15,7 @@ from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
 from slipway_chassis.postgres import check_answers, close_pool, open_pool
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.retention import sweep
@@ -66,6 +67,7 @@ async def serve(settings: RouterSettings) -> None:
         ),
     )
     bridge.need(catalogue.current())
+    await look_before_start(settings, SCHEMA, bus=settings.bus_url, redis=settings.redis_url)
     database = await open_pool(settings.database_url.get_secret_value())
     await SCHEMA.prepare(database, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())

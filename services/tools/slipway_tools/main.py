@@ -11,6 +11,7 @@ from slipway_chassis.effects import EffectLedger
 from slipway_chassis.evidence import Evidence
 from slipway_chassis.outbox import Outbox
 from slipway_chassis.policy import PolicyEngine
+from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.secret_file import InvalidSecrets, SecretFile
 from slipway_chassis.settings import load_settings
@@ -52,6 +53,7 @@ async def serve(settings: ToolsSettings) -> None:
         secrets = SecretFile(settings.secrets_file)
     except InvalidSecrets as error:
         raise SystemExit(f"slipway: SLIPWAY_TOOLS_SECRETS_FILE: {error}") from None
+    await look_before_start(settings, SCHEMA, bus=settings.bus_url)
     pool = await postgres.open_pool(settings.database_url.get_secret_value())
     await SCHEMA.prepare(pool, settings.migrations)
     bus = await open_bus(settings.bus_url.get_secret_value())

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+from slipway_chassis.environment import EnvironmentSettings
+from slipway_chassis.setting_types import BusUrl, Seconds, Target
 from slipway_chassis.settings import CoreSettings, read_list
 
 from slipway_tools.address import AllowList
@@ -16,7 +18,7 @@ from slipway_tools.sandbox.program import Runtime
 from slipway_tools.sandbox.sessions import SessionLimits
 
 
-class SandboxSettings(BaseSettings):
+class SandboxSettings(EnvironmentSettings):
     """Settings of the sandbox, as the service and the check of the machine use them."""
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_TOOLS_", frozen=True, extra="ignore")
@@ -38,7 +40,7 @@ class SandboxSettings(BaseSettings):
     sandbox_cpu_request: float = Field(
         0.1, ge=0.01, le=64, description="kubernetes: processors reserved for each pod, waiting ones too"
     )
-    sandbox_start_seconds: float = Field(
+    sandbox_start_seconds: Seconds = Field(
         60, ge=5, le=600, description="kubernetes: how long a pod may take until it can run a program"
     )
     sandbox_runtimes: Annotated[tuple[Runtime, ...], NoDecode] = Field(
@@ -56,8 +58,8 @@ class SandboxSettings(BaseSettings):
     sandbox_tenant_calls: int = Field(1024, ge=1, le=10_000, description="programs of a tenant that run and wait")
     sandbox_sessions: int = Field(64, ge=0, le=1024, description="sessions at a time")
     sandbox_tenant_sessions: int = Field(32, ge=0, le=1024, description="sessions of a tenant at a time")
-    sandbox_session_idle_seconds: float = Field(900, ge=1, le=86_400, description="a session ends when unused for it")
-    sandbox_session_max_seconds: float = Field(14_400, ge=1, le=604_800, description="longest life of a session")
+    sandbox_session_idle_seconds: Seconds = Field(900, ge=1, le=86_400, description="a session ends when unused for it")
+    sandbox_session_max_seconds: Seconds = Field(14_400, ge=1, le=604_800, description="longest life of a session")
     sandbox_memory_mib: int = Field(512, ge=128, le=65536, description="memory of a program, its files included")
     sandbox_workspace_mib: int = Field(64, ge=1, le=4096, description="files of a program")
     sandbox_file_mib: int | None = Field(None, ge=1, le=4096, description="one file; unset: as the workspace")
@@ -67,7 +69,7 @@ class SandboxSettings(BaseSettings):
     sandbox_collect_mib: int = Field(16, ge=1, le=512, description="files that a call brings out, together")
     sandbox_processes: int = Field(32, ge=1, le=1024, description="processes and threads of a program")
     sandbox_cpus: float = Field(1.0, ge=0.1, le=64, description="processors that a program may use")
-    sandbox_max_seconds: float = Field(300, ge=1, le=3600, description="longest time that a call may ask for")
+    sandbox_max_seconds: Seconds = Field(300, ge=1, le=3600, description="longest time that a call may ask for")
 
     @property
     def limits(self) -> Limits:
@@ -139,8 +141,8 @@ class ToolsSettings(SandboxSettings, CoreSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_TOOLS_", frozen=True, extra="ignore")
 
-    bus_url: SecretStr = Field(description="redis:// or amqp:// URL of the bus")
-    memory_target: str = Field(description="gRPC target of slipway.memory.v1, where files of calls come from")
+    bus_url: BusUrl = Field(description="redis:// or amqp:// URL of the bus")
+    memory_target: Target = Field(description="gRPC target of slipway.memory.v1, where files of calls come from")
     secrets_file: Path | None = Field(None, description="YAML of secrets by name, mode 0600; unset: no secrets")
     http_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="host:port pairs that HTTP tools may call whatever the address, also without TLS"
