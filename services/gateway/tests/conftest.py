@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from slipway_gateway import keys
 # Test folders are no packages here: the tests' own modules are found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from gateway_testing.processes import Process, issuer_env, wait_for_http
+from gateway_testing.processes import GATEWAY, ISSUER, Launch, Process, issuer_env, wait_for_http
 from gateway_testing.services import Services
+from slipway_testkit.warm import WarmProgram
 
 REALM = Path(__file__).parents[3] / "k8s" / "realm" / "slipway-realm.json"
+# Each client would read all certificates of the world, which takes longer than most tests.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 SECRET = "orchestrators-own-secret"
 
 
@@ -38,7 +42,7 @@ class Issuer:
         return answer.json()["access_token"]
 
     def post(self, **form: str) -> httpx.Response:
-        return httpx.post(f"{self.url}/protocol/openid-connect/token", data=form)
+        return httpx.post(f"{self.url}/protocol/openid-connect/token", data=form, verify=NO_TLS)
 
 
 @dataclass
@@ -54,11 +58,16 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def issuer(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Issuer]:
+def launch(warm: Callable[[str], WarmProgram]) -> Launch:
+    return lambda module, env: Process(warm(module), env)
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], launch: Launch) -> Iterator[Issuer]:
     folder = tmp_path_factory.mktemp("issuer")
     realm_file = Path(shutil.copy(REALM, folder / "realm.json"))
     address = f"127.0.0.1:{free_port()}"
-    process = Process("slipway_gateway.dev_issuer", issuer_env(address, realm_file, folder / "keys"))
+    process = launch(ISSUER, issuer_env(address, realm_file, folder / "keys"))
     url = f"http://{address}/realms/slipway"
     wait_for_http(process, f"{url}/.well-known/openid-configuration")
     yield Issuer(process, url, realm_file, folder / "keys")
@@ -114,8 +123,8 @@ def gateway_env(
     return {f"SLIPWAY_GATEWAY_{name}": value for name, value in values.items()}
 
 
-def start_gateway(env: dict[str, str]) -> Running:
-    process = Process("slipway_gateway.main", env)
+def start_gateway(launch: Launch, env: dict[str, str]) -> Running:
+    process = launch(GATEWAY, env)
     process.wait_for(r'"service\.ready"')
     url = f"http://{env['SLIPWAY_GATEWAY_HTTP_LISTEN']}"
     wait_for_http(process, f"{url}/readyz")
@@ -130,21 +139,23 @@ def start_gateway(env: dict[str, str]) -> Running:
 
 
 @pytest.fixture(scope="session")
-def gateway(gateway_env: dict[str, str]) -> Iterator[Running]:
-    running = start_gateway(gateway_env)
+def gateway(gateway_env: dict[str, str], launch: Launch) -> Iterator[Running]:
+    running = start_gateway(launch, gateway_env)
     yield running
     running.process.stop()
 
 
 @pytest.fixture(scope="session")
-def other_gateway(gateway_env: dict[str, str], free_port: Callable[[], int]) -> Iterator[Callable[..., Running]]:
+def other_gateway(
+    gateway_env: dict[str, str], free_port: Callable[[], int], launch: Launch
+) -> Iterator[Callable[..., Running]]:
     """Starts further gateways with other settings: `other_gateway(RATE_BURST="3")`."""
     started: list[Running] = []
 
     def start(**settings: str) -> Running:
         ports = {name: f"127.0.0.1:{free_port()}" for name in ("HTTP_LISTEN", "GRPC_LISTEN", "METRICS_LISTEN")}
         own = {f"SLIPWAY_GATEWAY_{name}": value for name, value in (ports | settings).items()}
-        started.append(start_gateway(gateway_env | own))
+        started.append(start_gateway(launch, gateway_env | own))
         return started[-1]
 
     yield start
@@ -157,7 +168,7 @@ class Caller:
 
     def __init__(self, url: str, token: str) -> None:
         self.token = token
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30, verify=NO_TLS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.http, name)

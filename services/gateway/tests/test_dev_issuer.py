@@ -12,15 +12,17 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from gateway_testing.forging import parts
-from gateway_testing.processes import Process, issuer_env
+from gateway_testing.processes import ISSUER, Launch, issuer_env, wait_for_http
 
 MACHINE = "service-account-slipway-ci"
 REDIRECT = "http://127.0.0.1:53682/callback"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:8081", ":8081", "example.org:8081", "8081"])
-def test_it_refuses_every_address_but_loopback_with_a_sentence(address: str, issuer: Any, tmp_path: Path) -> None:
-    process = Process("slipway_gateway.dev_issuer", issuer_env(address, issuer.realm_file, tmp_path))
+def test_it_refuses_every_address_but_loopback_with_a_sentence(
+    address: str, issuer: Any, launch: Launch, tmp_path: Path
+) -> None:
+    process = launch(ISSUER, issuer_env(address, issuer.realm_file, tmp_path))
     assert process.wait() == 2
     assert "SLIPWAY_DEV_ISSUER_LISTEN must be" in process.output
     assert "Traceback" not in process.output
@@ -30,11 +32,13 @@ def test_it_refuses_every_address_but_loopback_with_a_sentence(address: str, iss
     ("content", "complaint"),
     [(None, "cannot be used"), ("{", "not JSON"), ('{"realm": "x", "users": [{"enabled": true}]}', "users.0.username")],
 )
-def test_a_realm_file_that_cannot_be_used_is_named(content: str | None, complaint: str, tmp_path: Path) -> None:
+def test_a_realm_file_that_cannot_be_used_is_named(
+    content: str | None, complaint: str, launch: Launch, tmp_path: Path
+) -> None:
     file = tmp_path / "realm.json"
     if content is not None:
         file.write_text(content)
-    process = Process("slipway_gateway.dev_issuer", issuer_env("127.0.0.1:0", file, tmp_path))
+    process = launch(ISSUER, issuer_env("127.0.0.1:0", file, tmp_path))
     assert process.wait() == 2
     assert str(file) in process.output
     assert complaint in process.output
@@ -208,15 +212,15 @@ def test_a_browser_is_never_sent_where_it_should_not_go(issuer: Any, changes: di
     assert "location" not in answer.headers
 
 
-def test_its_key_is_kept_between_starts_and_for_its_owner_only(issuer: Any, free_port: Callable[[], int]) -> None:
+def test_its_key_is_kept_between_starts_and_for_its_owner_only(
+    issuer: Any, launch: Launch, free_port: Callable[[], int]
+) -> None:
     file = issuer.key_dir / "issuer.pem"
     assert file.stat().st_mode & 0o077 == 0
     before = httpx.get(f"{issuer.url}/protocol/openid-connect/certs").json()
     address = f"127.0.0.1:{free_port()}"
-    again = Process("slipway_gateway.dev_issuer", issuer_env(address, issuer.realm_file, issuer.key_dir))
+    again = launch(ISSUER, issuer_env(address, issuer.realm_file, issuer.key_dir))
     try:
-        from gateway_testing.processes import wait_for_http
-
         certs = f"http://{address}/realms/slipway/protocol/openid-connect/certs"
         wait_for_http(again, certs)
         assert httpx.get(certs).json() == before

@@ -12,7 +12,7 @@ import httpx
 import jwt
 import pytest
 from gateway_testing.identity import Identity
-from gateway_testing.processes import Process, issuer_env, wait_for_http
+from gateway_testing.processes import GATEWAY, ISSUER, Launch, issuer_env, wait_for_http
 from gateway_testing.providers import (
     CI_SECRET,
     DevelopmentProvider,
@@ -39,7 +39,10 @@ SLOW = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module", params=["development", pytest.param("keycloak", marks=[pytest.mark.servers, SLOW])])
 def provider(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    launch: Launch,
 ) -> Iterator[Provider]:
     if request.param == "keycloak":
         yield KeycloakProvider(request.getfixturevalue("keycloak_server"))
@@ -48,7 +51,7 @@ def provider(
     realm_file = folder / "realm.json"
     realm_file.write_bytes(REALM.read_bytes())
     address = f"127.0.0.1:{free_port()}"
-    process = Process("slipway_gateway.dev_issuer", issuer_env(address, realm_file, folder / "keys"))
+    process = launch(ISSUER, issuer_env(address, realm_file, folder / "keys"))
     url = f"http://{address}/realms/slipway"
     wait_for_http(process, f"{url}/.well-known/openid-configuration")
     yield DevelopmentProvider(url, realm_file, folder / "keys", process.pid)
@@ -261,9 +264,9 @@ def test_a_provider_that_does_not_answer_stops_no_known_key(provider: Provider, 
         assert httpx.get(f"{at.url}/readyz").status_code == 200
 
 
-def test_the_gateway_does_not_start_for_a_realm_that_is_not_there(provider: Provider, at: Any) -> None:
+def test_the_gateway_does_not_start_for_a_realm_that_is_not_there(provider: Provider, at: Any, launch: Launch) -> None:
     wrong = re.sub("slipway$", "nowhere", provider.issuer)
-    process = Process("slipway_gateway.main", at.env | {"SLIPWAY_GATEWAY_OIDC_ISSUER": wrong} | listeners())
+    process = launch(GATEWAY, at.env | {"SLIPWAY_GATEWAY_OIDC_ISSUER": wrong} | listeners())
     assert process.wait(60) == 2, process.output
     assert "answered 404" in process.output
     assert "SLIPWAY_GATEWAY_OIDC_ISSUER" in process.output

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import jwt
 import pytest
-from gateway_testing.processes import Process
+from gateway_testing.processes import GATEWAY, Launch
 from gateway_testing.providers import CI_SECRET, KeycloakProvider, new_key
 from slipway_cli.main import app
 from slipway_gateway.keycloak import (
@@ -326,13 +326,17 @@ async def test_a_directory_that_cannot_be_asked_lets_nobody_go_on_and_says_to_tr
     ],
 )
 async def test_a_directory_that_is_set_wrong_is_told_at_start(
-    gateway_env: dict[str, str], settings: dict[str, str], setting: str, old: str, new: str, complaint: str
+    launch: Launch,
+    gateway_env: dict[str, str],
+    settings: dict[str, str],
+    setting: str,
+    old: str,
+    new: str,
+    complaint: str,
 ) -> None:
     values = settings | {setting: settings[setting].replace(old, new)}
     values |= {f"{name}_LISTEN": "127.0.0.1:0" for name in ("HTTP", "GRPC", "METRICS")}
-    process = Process(
-        "slipway_gateway.main", gateway_env | {f"SLIPWAY_GATEWAY_{name}": value for name, value in values.items()}
-    )
+    process = launch(GATEWAY, gateway_env | {f"SLIPWAY_GATEWAY_{name}": value for name, value in values.items()})
     assert process.wait(60) == 2
     assert complaint in process.output
     assert CI_SECRET not in process.output

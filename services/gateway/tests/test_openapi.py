@@ -19,7 +19,7 @@ PUBLIC = {"/livez", "/readyz"}
 
 @pytest.fixture(scope="module")
 def document(gateway: Any) -> dict[str, Any]:
-    return httpx.get(f"{gateway.url}/openapi.json").json()
+    return httpx.get(f"{gateway.url}/openapi.json", timeout=60).json()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

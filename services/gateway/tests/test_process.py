@@ -5,31 +5,41 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from gateway_testing.processes import Process
+from gateway_testing.processes import GATEWAY, Launch
 from slipway.runs.v1 import runs_pb2 as pb
 from slipway_gateway import keys
+from slipway_testkit.warm import WarmProgram
 
 RUN = "run_01jd0000000000000000000000"
 
 
-def fails(env: dict[str, str], *complaints: str) -> None:
-    process = Process("slipway_gateway.main", env)
-    assert process.wait() == 2, process.output
-    assert "Traceback" not in process.output
-    for complaint in complaints:
-        assert complaint in process.output
+Fails = Callable[..., None]
 
 
-def test_missing_settings_are_named_in_one_sentence() -> None:
+@pytest.fixture(scope="session")
+def fails(launch: Launch) -> Fails:
+    """A gateway with these settings ends with sentences that hold these complaints."""
+
+    def check(env: dict[str, str], *complaints: str) -> None:
+        process = launch(GATEWAY, env)
+        assert process.wait() == 2, process.output
+        assert "Traceback" not in process.output
+        for complaint in complaints:
+            assert complaint in process.output
+
+    return check
+
+
+def test_missing_settings_are_named_in_one_sentence(fails: Fails) -> None:
     fails({}, "SLIPWAY_GATEWAY_OIDC_ISSUER is not set", "SLIPWAY_GATEWAY_DATABASE_URL is not set")
 
 
@@ -56,13 +66,13 @@ def test_missing_settings_are_named_in_one_sentence() -> None:
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(
-    gateway_env: dict[str, str], free_port: Callable[[], int], setting: str, value: str, complaint: str
+    fails: Fails, gateway_env: dict[str, str], free_port: Callable[[], int], setting: str, value: str, complaint: str
 ) -> None:
     ports = {f"SLIPWAY_GATEWAY_{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("HTTP", "GRPC", "METRICS")}
     fails(gateway_env | ports | {f"SLIPWAY_GATEWAY_{setting}": value}, complaint)
 
 
-def test_a_port_in_use_is_named(gateway_env: dict[str, str]) -> None:
+def test_a_port_in_use_is_named(fails: Fails, gateway_env: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -70,7 +80,9 @@ def test_a_port_in_use_is_named(gateway_env: dict[str, str]) -> None:
         fails(gateway_env | {"SLIPWAY_GATEWAY_HTTP_LISTEN": address}, f"cannot listen on {address}", "in use")
 
 
-def test_a_signing_key_without_its_public_part_is_refused(gateway_env: dict[str, str], tmp_path: Path) -> None:
+def test_a_signing_key_without_its_public_part_is_refused(
+    fails: Fails, gateway_env: dict[str, str], tmp_path: Path
+) -> None:
     """Else it would sign tokens that no service accepts."""
     keys.init(tmp_path)
     env = gateway_env | {
@@ -130,13 +142,16 @@ def test_a_request_in_flight_is_finished_before_the_end(
     assert running.process.wait() == 0
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "slipway_gateway.keys", *arguments], capture_output=True, text=True, check=False
-    )
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def command(warm: Callable[[str], WarmProgram]) -> Command:
+    """`python -m slipway_gateway.keys` with these arguments."""
+    return partial(warm("slipway_gateway.keys").run, environment=os.environ)
+
+
+def test_keys_are_made_once_and_for_their_owner_only(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     first = command("init", str(folder))
     again = command("init", str(folder))
@@ -148,7 +163,7 @@ def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path) -> None:
     assert all("d" not in key for key in published)
 
 
-def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_for_a_time(tmp_path: Path) -> None:
+def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_for_a_time(command: Command, tmp_path: Path) -> None:
     old = command("init", str(tmp_path)).stdout.strip()
     new = command("rotate", str(tmp_path)).stdout.strip()
     published = {key["kid"]: key for key in json.loads((tmp_path / keys.JWKS_NAME).read_text())["keys"]}
@@ -161,7 +176,7 @@ def test_a_rotation_publishes_the_new_key_and_keeps_the_old_one_for_a_time(tmp_p
     assert set(keys.load_public_keys(tmp_path / keys.JWKS_NAME)) == {new}
 
 
-def test_keys_that_cannot_be_made_say_why(tmp_path: Path) -> None:
+def test_keys_that_cannot_be_made_say_why(command: Command, tmp_path: Path) -> None:
     (tmp_path / keys.SIGNING_KEY_NAME).write_text("not a key")
     answer = command("init", str(tmp_path))
     assert answer.returncode == 2
@@ -172,7 +187,7 @@ def test_keys_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     assert command("init", os.fspath(file)).returncode == 2
 
 
-def test_a_key_can_be_published_before_it_signs(tmp_path: Path) -> None:
+def test_a_key_can_be_published_before_it_signs(command: Command, tmp_path: Path) -> None:
     old = command("init", str(tmp_path)).stdout.strip()
     following = command("prepare", str(tmp_path)).stdout.strip()
     assert command("prepare", str(tmp_path)).stdout.strip() == following != old

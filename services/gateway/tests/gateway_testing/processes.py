@@ -3,12 +3,16 @@
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+from slipway_testkit.warm import WarmProgram
+
+GATEWAY = "slipway_gateway.main"
+ISSUER = "slipway_gateway.dev_issuer.__main__"
 
 
 class ProcessFailedError(AssertionError):
@@ -18,15 +22,9 @@ class ProcessFailedError(AssertionError):
 class Process:
     """A child process whose output is kept; `stop` ends it."""
 
-    def __init__(self, module: str, env: dict[str, str]) -> None:
+    def __init__(self, program: WarmProgram, env: dict[str, str]) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env=clean | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self._process = program.popen(environment=clean | env)
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -46,7 +44,6 @@ class Process:
             return "".join(self._lines)
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._changed:
                 self._lines.append(line)
@@ -73,8 +70,7 @@ class Process:
 
     def _close(self) -> None:
         self._reader.join(5)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._process.stdout.close()
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -87,6 +83,10 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self.wait(5)
+
+
+Launch = Callable[[str, dict[str, str]], Process]
+"""Starts a module (GATEWAY, ISSUER) with settings."""
 
 
 def issuer_env(listen: str, realm_file: Path, key_dir: Path) -> dict[str, str]:
