@@ -77,7 +77,9 @@ class Outages:
         root = psutil.Process(self.servers[name].process.pid)
         processes = [root, *root.children(recursive=True)]
         for process in processes:
-            process.suspend()
+            # Servers have helpers that come and go.
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
         try:
             yield
         finally:
