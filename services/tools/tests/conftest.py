@@ -28,6 +28,7 @@ from slipway_chassis.errors import NotFound, ResourceExhausted
 from slipway_chassis.grpc_errors import DETAILS_KEY, to_status
 from slipway_chassis.ids import new_id
 from slipway_chassis.tokens import CallerTokenVerifier
+from slipway_testkit.warm import WarmPopen, WarmProgram
 
 # Test folders are no packages here: the tests' own modules are found beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -158,22 +159,16 @@ def memory(signing: Any) -> Iterator[Any]:
 
 
 class ToolsProcess:
-    """`python -m slipway_tools.main`, with its log and ports."""
+    """A process of the service, with its log and ports."""
 
-    def __init__(self, environment: dict[str, str], log: Path, before: str) -> None:
+    def __init__(self, process: subprocess.Popen[str] | WarmPopen, environment: dict[str, str], log: Path) -> None:
+        self.process = process
         self.log_file = log
         self.environment = environment
         self._ready: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f"{before} {sys.executable} -m slipway_tools.main"],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        ports = self._ready.get(timeout=60)
+        ports = self._ready.get(timeout=100)
         if ports is None:
             self.stop(signal.SIGKILL)
             raise AssertionError(self.log_file.read_text())
@@ -199,6 +194,12 @@ class ToolsProcess:
         return status
 
 
+def imported(before: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """`python -m slipway_tools.main`, behind the beginning of a shell command."""
+    command = ["/bin/sh", "-c", f"{before} {sys.executable} -m slipway_tools.main"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 @pytest.fixture(scope="session")
 def start_tools(
     new_database: Callable[[], str],
@@ -208,15 +209,16 @@ def start_tools(
     signing: Any,
     policy_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    warm: Callable[[str], WarmProgram],
 ) -> Iterator[Callable[..., ToolsProcess]]:
     """Starts tools processes that share the sandbox's Python; further settings by name.
 
-    `before` is the shell command that becomes the process.
+    `before` is a shell command that becomes the process.
     """
     state_dir = tmp_path_factory.mktemp("state")
     started: list[ToolsProcess] = []
 
-    def start(before: str = "exec", **settings: str) -> ToolsProcess:
+    def start(before: str = "", **settings: str) -> ToolsProcess:
         folder = tmp_path_factory.mktemp("tools")
         secrets = folder / "secrets.yaml"
         secrets.write_text(
@@ -241,7 +243,12 @@ def start_tools(
             "SANDBOX_WARM": "0",
             **settings,
         }
-        process = ToolsProcess({f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}, folder / "log", before)
+        named = {f"SLIPWAY_TOOLS_{name}": value for name, value in own.items()}
+        environment = {**os.environ, **named}
+        popen = (
+            warm("slipway_tools.main").popen(environment=environment) if not before else imported(before, environment)
+        )
+        process = ToolsProcess(popen, named, folder / "log")
         started.append(process)
         return process
 

@@ -60,7 +60,7 @@ async def test_a_killed_service_takes_its_programs_with_it_and_the_next_one_clea
 ) -> None:
     tools = start_tools(STATE_DIR=str(state))
     call = asyncio.create_task(client(tools.target).python("import time; time.sleep(100)", timeout_seconds=100))
-    await eventually(lambda: program_runs(state))
+    await eventually(lambda: program_runs(state), timeout=30)
     pid = tools.process.pid
     tools.stop(signal.SIGKILL)
     await asyncio.gather(call, return_exceptions=True)
@@ -77,7 +77,7 @@ async def test_a_stopping_service_lets_calls_end_and_exits_clean(
 ) -> None:
     tools = start_tools(STATE_DIR=str(state), SHUTDOWN_GRACE="20")
     call = asyncio.create_task(client(tools.target).python("import time; time.sleep(2); print('done')"))
-    await eventually(lambda: program_runs(state))
+    await eventually(lambda: program_runs(state), timeout=30)
     status = asyncio.create_task(asyncio.to_thread(tools.stop))
     assert (await call).stdout == "done\n"
     assert await status == 0
@@ -117,7 +117,7 @@ async def test_an_effect_cut_off_by_a_crash_is_repeated_when_harmless_and_uncert
         asyncio.create_task(alice.invoke("python", {"code": program.format("3")}, effect=compute)),
     ]
     await eventually(lambda: target.to(path))
-    await eventually(lambda: program_runs(state))
+    await eventually(lambda: program_runs(state), timeout=30)
     tools.stop(signal.SIGKILL)
     await asyncio.gather(*calls, return_exceptions=True)
     release.set()
@@ -228,9 +228,8 @@ def test_an_ordinary_user_gets_the_same_sandbox_with_the_downgrade_declared(
         shutil.rmtree(folder)
 
 
-def test_wrong_settings_end_with_a_sentence_and_status_2(tmp_path: Path, policy_dir: Path) -> None:
-    command = [sys.executable, "-m", "slipway_tools.main"]
-    done = subprocess.run(command, env={}, capture_output=True, text=True, timeout=60, check=False)
+def test_wrong_settings_end_with_a_sentence_and_status_2(warm: Any) -> None:
+    done = warm("slipway_tools.main").run(environment={})
     assert done.returncode == 2
     assert "SLIPWAY_TOOLS_DATABASE_URL is not set" in done.stderr
 
