@@ -1,19 +1,17 @@
 #!/bin/sh
-# What must hold before a commit. Runs every check and fails at the end, so that one run shows all that is wrong.
+# What must hold before a commit. Runs every check, beside each other, and fails at the end: one run shows all that is wrong.
 set -u
 cd "$(dirname "$0")/.."
 bin=.venv/bin
-failed=
+said=$(mktemp -d)
+trap 'rm -rf "$said"' EXIT
+names=
 
 check() {
   name=$1
   shift
-  if output=$("$@" 2>&1); then
-    printf 'ok    %s\n' "$name"
-  else
-    printf 'FAIL  %s\n%s\n' "$name" "$output"
-    failed="$failed $name"
-  fi
+  names="$names $name"
+  ("$@" >"$said/$name" 2>&1 || touch "$said/$name.failed") &
 }
 
 stubs_are_fresh() {
@@ -32,13 +30,23 @@ contracts_do_not_break() {
   $bin/buf breaking --against ".git#ref=$base"
 }
 
+check types $bin/basedpyright --level error
 check format $bin/ruff format --check .
 check lint $bin/ruff check .
-check types $bin/basedpyright --level error
 check imports $bin/lint-imports
 check dependencies $bin/python scripts/dependencies.py
 check image-locks $bin/python scripts/service_locks.py --check
 check proto-lint $bin/buf lint
 check proto-breaking contracts_do_not_break
 check stubs stubs_are_fresh
+wait
+failed=
+for name in $names; do
+  if [ -e "$said/$name.failed" ]; then
+    printf 'FAIL  %s\n%s\n' "$name" "$(cat "$said/$name")"
+    failed="$failed $name"
+  else
+    printf 'ok    %s\n' "$name"
+  fi
+done
 [ -z "$failed" ] || { printf 'failed:%s\n' "$failed"; exit 1; }
