@@ -46,4 +46,4 @@ if [ -n "${LOAD:-}" ]; then
   fi
 fi
 export KUBECONFIG KUBECTL HELM TAG PREFIX
-SLIPWAY_CLUSTER_TEST=1 SLIPWAY_CLUSTER_SERVERS="$servers" .venv/bin/python -m pytest --timeout=900 -v "$@" tests/cluster
+SLIPWAY_CLUSTER_TEST=1 SLIPWAY_CLUSTER_SERVERS="$servers" .venv/bin/python -m pytest --timeout=1800 -v "$@" tests/cluster

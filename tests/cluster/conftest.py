@@ -13,10 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_testing import release
-from cluster_testing.cluster import NAMESPACE, RELEASE, CommandFailed, helm, kubectl
+from cluster_testing.cluster import KEPT, NAMESPACE, RELEASE, CommandFailed, helm, kubectl
 from cluster_testing.desk import BUSY, LASTING, STEADY, Desk
 
-KEPT = os.environ.get("KEEP") == "1"
 if os.environ.get("SLIPWAY_CLUSTER_TEST") != "1":
     collect_ignore_glob = ["test_*.py"]
 
@@ -44,7 +43,7 @@ def installed(folder: Path) -> Iterator[str]:
     finally:
         if not KEPT:
             try:
-                helm("uninstall", RELEASE, "--wait")
+                helm("uninstall", RELEASE, "--wait", "--ignore-not-found")
             except CommandFailed as failed:
                 sys.stderr.write(f"{failed}\n")
             kubectl("delete", "namespace", NAMESPACE, "--timeout=180s")

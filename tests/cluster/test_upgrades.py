@@ -48,3 +48,34 @@ def test_an_upgrade_whose_migration_fails_changes_no_pod(installed: str, folder:
     finally:
         kubectl("patch", "secret", "slipway-router", "--patch", json.dumps({"data": {"database-url": secret}}))
     assert {name: ready_pods(name) for name in COMPONENTS} == before
+
+
+REFUSED = {
+    "services.audit.heads.size=512Mi": "volumes do not shrink",
+    "services.audit.heads.storageClassName=other": "the cluster has no such StorageClass",
+    "services.audit.heads.accessModes={ReadWriteMany}": "which cannot be changed",
+    "services.memory.objects.volume=false": "the release keeps its originals on the volume",
+    "priorityClassName=gold": "the cluster has no such PriorityClass",
+    "services.tools.runtimeClassName=kata": "the cluster has no such RuntimeClass",
+    "secrets.router=nowhere": "there is no Secret nowhere (secrets.router)",
+    "tls.secrets.audit=slipway-audit": "the Secret slipway-audit (tls.secrets.audit) has no tls.crt, tls.key, ca.crt",
+    "config.catalogueConfigMap=ours": "there is no such ConfigMap",
+    "externalSecrets.enabled=true,externalSecrets.storeRef.name=vault": "install External Secrets",
+    "services.tools.resources.requests.memory=2Gi": "is more than limits.memory (1Gi)",
+}
+
+
+def test_an_upgrade_to_what_the_cluster_does_not_take_is_refused_before_anything_changes(
+    installed: str, folder: Path
+) -> None:
+    assert installed
+    before = helm("history", RELEASE, "--output", "json")
+    apis = kubectl("api-versions").split()
+    for values, sentence in REFUSED.items():
+        if "install External Secrets" in sentence and "external-secrets.io/v1" in apis:
+            continue
+        with pytest.raises(CommandFailed) as refused:
+            release.put_release(folder, "--set", values)
+        assert sentence in str(refused.value), values
+        assert values.partition("=")[0] in str(refused.value)
+    assert helm("history", RELEASE, "--output", "json") == before

@@ -13,6 +13,7 @@ from typing import Any
 CHART = Path(__file__).parents[3] / "k8s" / "chart"
 NAMESPACE = os.environ.get("SLIPWAY_CLUSTER_NAMESPACE", "slipway-cluster-test")
 RELEASE = "slipway"
+KEPT = os.environ.get("KEEP") == "1"  # the namespace stays, and tests go on with it
 _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
@@ -20,7 +21,7 @@ class CommandFailed(AssertionError):
     """kubectl or helm ended with a reason, which is the message."""
 
 
-def _run(program: str, *arguments: str, stdin: str = "", timeout: float = 600) -> str:
+def _run(program: str, *arguments: str, stdin: str = "", timeout: float = 600, check: bool = True) -> str:
     ended = subprocess.run(
         [os.environ[program], "--namespace", NAMESPACE, *arguments],
         input=stdin,
@@ -29,14 +30,14 @@ def _run(program: str, *arguments: str, stdin: str = "", timeout: float = 600) -
         timeout=timeout,
         check=False,
     )
-    if ended.returncode:
+    if ended.returncode and check:
         raise CommandFailed(f"{program.lower()} {' '.join(arguments)}: {ended.stdout}{ended.stderr}")
     return ended.stdout
 
 
-def kubectl(*arguments: str, stdin: str = "", timeout: float = 600) -> str:
-    """What kubectl says. Raises CommandFailed."""
-    return _run("KUBECTL", *arguments, stdin=stdin, timeout=timeout)
+def kubectl(*arguments: str, stdin: str = "", timeout: float = 600, check: bool = True) -> str:
+    """What kubectl says. Raises CommandFailed, unless `check` is off."""
+    return _run("KUBECTL", *arguments, stdin=stdin, timeout=timeout, check=check)
 
 
 def helm(*arguments: str, timeout: float = 1200) -> str:
@@ -44,9 +45,10 @@ def helm(*arguments: str, timeout: float = 1200) -> str:
     return _run("HELM", *arguments, timeout=timeout)
 
 
-def objects(kind: str, selector: str = "") -> list[dict[str, Any]]:
+def objects(kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
     """Objects of a kind."""
-    return json.loads(kubectl("get", kind, "--selector", selector, "--output", "json"))["items"]
+    found = kubectl("get", kind, "--namespace", namespace, "--selector", selector, "--output", "json")
+    return json.loads(found)["items"]
 
 
 def ready_pods(component: str) -> list[str]:
