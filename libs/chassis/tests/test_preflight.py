@@ -1,5 +1,6 @@
 """What a process says of servers that its settings name wrongly: at once, by the setting, with the remedy."""
 
+import secrets
 import socket
 import socketserver
 import ssl
@@ -272,13 +273,16 @@ async def test_a_rabbitmq_that_is_not_fit_is_refused(
     certificates: dict[str, Issued],
     rabbitmq_server: RabbitServer,
 ) -> None:
-    server, vhost = rabbitmq_server, rabbitmq_server.create_vhost().rpartition("/")[2]
-    # Of both users in one call: each starts a node of Erlang.
+    server, vhost = rabbitmq_server, f"bad{secrets.token_hex(4)}"
+    # All in one call: each starts a node of Erlang.
     server._evaluate(
-        "lists:foreach(fun({User, Write}) ->"
-        f' rabbit_auth_backend_internal:add_user(User, <<"{SECRET}">>, <<"test">>),'
-        f' rabbit_auth_backend_internal:set_permissions(User, <<"{vhost}">>, <<"^$">>, Write, <<".*">>, <<"test">>)'
-        ' end, [{<<"bad_reader">>, <<"^$">>}, {<<"bad_writer">>, <<".*">>}]).'
+        f'rabbit_vhost:add(<<"{vhost}">>, <<"test">>),'
+        f' lists:foreach(fun(User) -> rabbit_auth_backend_internal:add_user(User, <<"{SECRET}">>, <<"test">>) end,'
+        ' [<<"bad_reader">>, <<"bad_writer">>]),'
+        " lists:foreach(fun({User, Configure, Write}) ->"
+        f' rabbit_auth_backend_internal:set_permissions(User, <<"{vhost}">>, Configure, Write, <<".*">>, <<"test">>)'
+        ' end, [{<<"bad_reader">>, <<"^$">>, <<"^$">>}, {<<"bad_writer">>, <<"^$">>, <<".*">>},'
+        ' {<<"guest">>, <<".*">>, <<".*">>}]).'
     )
     begin = {name: listen(tls(issued)) for name, issued in certificates.items()}
     authority = f"cafile={certificates['good'].authority}"
@@ -305,9 +309,8 @@ async def test_a_rabbitmq_that_is_not_fit_is_refused(
     }
     for url, says in cases.items():
         await refused(look, "bus_url", url, says)
-    assert server.queues(vhost) == []
-    assert server.exchanges(vhost) == []
     await look(bus_url=at(server.port, vhost, password="guest"))
+    assert server.exchanges(vhost) == []
 
 
 async def test_a_bus_and_a_cache_that_do_not_answer_are_named_and_may_come_later(
