@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import resource
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from slipway_cli.main import app
 from slipway_cli.supervisor.data_dir import SERVICES, DataDir
 from slipway_testkit.servers.postgres import PostgresServer, embedded_postgres
 from slipway_testkit.servers.redis import RedisServer
+from slipway_testkit.stack import SLIPWAY
 from typer.testing import CliRunner
 
 PASSPHRASE = "correct horse battery staple"
@@ -171,6 +174,38 @@ def test_without_an_installation_or_its_servers_there_is_no_backup(tmp_path: Pat
     for name in ("postgres", "valkey"):
         (data_dir / name).mkdir()
     assert f"the embedded servers of {data_dir} do not run: start the stack" in refused(data_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_backup_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, key_files: dict[str, bytes], number: signal.Signals
+) -> None:
+    for name, content in key_files.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    (tmp_path / "objects").mkdir()
+    file, folder = tmp_path / "servers.yaml", tmp_path / "backup"
+    # Takes connections and says nothing: there the backup waits.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        file.write_text(
+            f"postgres: postgresql://p@{address}/postgres\n"
+            f"redis: redis://{address}/0\n"
+            f"objects: {(tmp_path / 'objects').as_uri()}\n"
+        )
+        command = [SLIPWAY, "backup", str(folder), "--data-dir", str(tmp_path / "data"), "--servers", str(file)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "… databases" in line:
+                    break
+            assert (folder / "databases").is_dir()
+            process.send_signal(number)
+            said = process.stdout.read()
+    assert process.returncode == 130, said
+    assert "interrupted: what was made is taken away again" in said
+    assert not folder.exists()
+    assert not folder.with_suffix(".keys").exists()
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ class RabbitServer:
         """Runs a command of `rabbitmqctl`; answers with what it prints."""
         command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", *arguments]
         environment = {**os.environ, **self.process.env, "LANG": "C.UTF-8"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
