@@ -180,6 +180,11 @@ def server(weaviate_server: WeaviateServer):
     weaviate_server.start_if_stopped()
 
 
+async def test_nothing_is_found_before_there_is_a_document(knowledge):
+    handbook = await knowledge.collection()
+    assert await knowledge.found(handbook, "tariff") == []
+
+
 async def test_alpha_weighs_words_against_meaning(knowledge):
     handbook = await knowledge.collection()
     await knowledge.add(handbook, "words", "The bike is mended while you wait.")
@@ -455,6 +460,8 @@ async def test_a_weaviate_that_lost_everything_is_filled_again(over_weaviate, se
     await over_weaviate.add(handbook, "doc", "The tariff is ten euro.")
     await asyncio.to_thread(server.lose)
     await asyncio.to_thread(server.start)
+    with pytest.raises(VectorStoreUnavailable):
+        await over_weaviate.found(handbook, "tariff")
 
     async def filled() -> set[str]:
         await over_weaviate.index.tend()

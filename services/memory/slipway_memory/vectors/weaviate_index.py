@@ -19,7 +19,7 @@ from slipway_memory.vectors.url import WeaviateAddress
 from slipway_memory.vectors.weaviate_connection import WeaviateConnection
 from slipway_memory.vectors.weaviate_homes import WeaviateHomes
 from slipway_memory.vectors.weaviate_ledger import Held, IndexedVersion, IndexLedger
-from slipway_memory.vectors.weaviate_objects import WeaviateObjects
+from slipway_memory.vectors.weaviate_objects import CollectionUnknown, WeaviateObjects
 from slipway_memory.vectors.weaviate_schema import LAYOUT
 
 # Versions that are not visible (any more, or yet) take places among the best: more are asked for, and again if need be.
@@ -28,6 +28,7 @@ _AT_ONCE = 100
 # Every version is counted in Weaviate once in this many seconds: so a restored or damaged one is noticed.
 _COUNT_EVERY, _COUNTS_AT_ONCE = 3600.0, 500
 
+_HAS_DOCUMENTS = "SELECT EXISTS (SELECT 1 FROM document WHERE collection_id = $1 AND live_version IS NOT NULL)"
 # What was found, as the caller may see it now: a copy of an access list in the index may be older than the real one.
 _PASSAGES = """
 SELECT v.version_id || '.' || c.ordinal AS passage_id, d.name AS document, v.title, c.headings, c.page, c.text,
@@ -70,17 +71,22 @@ class WeaviatePassageIndex:
         """See PassageIndex."""
         asked = limit + _SPARE
         while True:
-            found = await self._objects.search(
-                self.homes.alias(collection.dimensions),
-                collection.tenant,
-                collection.collection_id,
-                readers=readers,
-                metadata=metadata,
-                text=text,
-                vector=vector,
-                alpha=alpha,
-                limit=asked,
-            )
+            try:
+                found = await self._objects.search(
+                    self.homes.alias(collection.dimensions),
+                    collection.tenant,
+                    collection.collection_id,
+                    readers=readers,
+                    metadata=metadata,
+                    text=text,
+                    vector=vector,
+                    alpha=alpha,
+                    limit=asked,
+                )
+            except CollectionUnknown as error:
+                if await self._database.pool.fetchval(_HAS_DOCUMENTS, collection.collection_id):
+                    raise VectorStoreUnavailable("Weaviate does not have the passages yet", retry_after=1) from error
+                return []
             passages = await self._passages(collection, found, readers, metadata, limit) if found else []
             if len(passages) == limit or len(found) < asked or asked >= _MOST:
                 return passages

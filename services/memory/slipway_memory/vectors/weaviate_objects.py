@@ -40,6 +40,10 @@ _HANDLES = 1024
 _log = get_logger(__name__)
 
 
+class CollectionUnknown(Exception):
+    """Weaviate has no such collection: none was made yet, or it is lost."""
+
+
 class WeaviateObjects:
     """All methods raise VectorStoreUnavailable, VectorStoreRefused."""
 
@@ -98,7 +102,10 @@ class WeaviateObjects:
         alpha: float,
         limit: int,
     ) -> list[tuple[str, int, float]]:
-        """Version, number and score of the best chunks; fused by relative scores, which is our convex combination."""
+        """Version, number and score of the best chunks; fused by relative scores, which is our convex combination.
+
+        Raises CollectionUnknown too.
+        """
         async with self._connection.use("search", seconds=_SEARCH_SECONDS):
             try:
                 answer = await self._searched(alias, tenant_name(tenant)).query.hybrid(
@@ -113,10 +120,11 @@ class WeaviateObjects:
                     return_properties=["version_id", "ordinal"],
                 )
             except WeaviateBaseError as error:
-                # The tenant has put nothing yet. A collection that is gone is another matter.
-                if is_unknown(error) and "tenant" in str(error):
+                if not is_unknown(error):
+                    raise
+                if "tenant" in str(error):  # that has put nothing yet
                     return []
-                raise
+                raise CollectionUnknown(alias) from error
         return [
             (str(one.properties["version_id"]), int(str(one.properties["ordinal"])), float(one.metadata.score or 0.0))
             for one in answer.objects
