@@ -1,4 +1,4 @@
-"""What the chart sets in pods are settings that the services have: a name that none has is refused at their start."""
+"""What the chart sets in pods are settings that the services have: any other does nothing, or is refused."""
 
 import re
 

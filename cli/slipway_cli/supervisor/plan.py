@@ -22,6 +22,7 @@ _REGIONS = ["eu"]
 # Where scripts/setup.sh puts litellm, which needs an environment of its own.
 _LITELLM_PYTHON = Path(sys.prefix).with_name(".venv-litellm") / "bin" / "python"
 # Which peers each service calls.
+_USES_REDIS = frozenset({"gateway", "memory", "router"})
 _PEERS = {
     "gateway": ("router", "orchestrator", "memory", "tools", "audit"),
     "orchestrator": ("router", "memory", "tools"),
@@ -133,7 +134,6 @@ class _Planner:
             "GRPC_LISTEN": self._listen(f"{process}/grpc"),
             "METRICS_LISTEN": self._listen(f"{process}/metrics"),
             "DATABASE_URL": self._postgres.database_url(service, self._secrets),
-            "REDIS_URL": self._redis,
             "BUS_URL": self._bus,
             "CALLER_JWKS_FILE": str(self._directory.keys / "gateway" / "jwks.json"),
             "IDENTITY_TARGET": self._listen("gateway/grpc"),
@@ -141,6 +141,8 @@ class _Planner:
             "POLICY_DIR": str(self._options.config / "policies"),
             "DATA_KEY": self._secrets.data_keys[service],
         }
+        if service in _USES_REDIS:
+            values["REDIS_URL"] = self._redis
         for peer in _PEERS.get(service, ()):
             values[f"{peer.upper()}_TARGET"] = self._listen(f"{peer}/grpc")
         return {f"SLIPWAY_{service.upper()}_{name}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The environment as settings read it: trimmed, blank is not set, and a name that no setting has is told."""
+"""The environment as settings read it: trimmed, blank is not set, and names that no setting has are found."""
 
 import difflib
 import os
@@ -37,23 +37,33 @@ class EnvironmentSettings(BaseSettings):
         return init_settings, TrimmedEnvironment(settings_cls)
 
 
-def unknown_settings(
-    settings: type[BaseSettings], *, others: frozenset[str] = frozenset(), free: bool = False
-) -> list[str]:
-    """A sentence for each variable with the settings' prefix that is none of them, nor one of `others`.
+def misspelt_settings(settings: type[BaseSettings], *, others: frozenset[str] = frozenset()) -> list[str]:
+    """A sentence for each variable with the prefix whose name is nearly a setting's, and none of `others`."""
+    prefix = _prefix(settings)
+    return [
+        f"{prefix}{name} is no setting: is {prefix}{meant} meant?"
+        for name, meant in _strangers(settings, others)
+        if meant
+    ]
 
-    `free`: other names are used by something else too; only those that are nearly a setting's are told.
-    """
-    prefix = settings.model_config.get("env_prefix", "").upper()
+
+def unknown_settings(settings: type[BaseSettings], *, others: frozenset[str] = frozenset()) -> list[str]:
+    """The variables with the prefix that are like no setting, and none of `others`: perhaps of another release."""
+    return [f"{_prefix(settings)}{name}" for name, meant in _strangers(settings, others) if not meant]
+
+
+def _prefix(settings: type[BaseSettings]) -> str:
+    return settings.model_config.get("env_prefix", "").upper()
+
+
+def _strangers(settings: type[BaseSettings], others: frozenset[str]) -> list[tuple[str, str]]:
+    """Names without the prefix, each with the setting that may be meant, or nothing."""
+    prefix = _prefix(settings)
     known = {name.upper() for name in settings.model_fields}
-    names = sorted(name.removeprefix(prefix) for name in os.environ if name.startswith(prefix))
-    found: list[str] = []
-    for name in names:
+    found: list[tuple[str, str]] = []
+    for name in sorted(name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)):
         if name in known or name in others or _SERVICE_LINK.fullmatch(name):
             continue
         meant = difflib.get_close_matches(name, sorted(known), n=1, cutoff=_NEARLY)
-        if meant:
-            found.append(f"{prefix}{name} is no setting: is {prefix}{meant[0]} meant?")
-        elif not free:
-            found.append(f"{prefix}{name} is no setting: take it away")
+        found.append((name, meant[0] if meant else ""))
     return found

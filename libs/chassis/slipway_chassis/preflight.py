@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from pydantic import SecretStr
 
 from slipway_chassis import policy_files
+from slipway_chassis.environment import unknown_settings
 from slipway_chassis.logs import get_logger
 from slipway_chassis.schema import Schema
 from slipway_chassis.server_checks import ServerAway, ServerRefuses
@@ -34,6 +35,9 @@ async def look_before_start(
     that they are away is logged by the name of the setting, and readiness says it. `sessions`: what is in Redis must
     outlive it. `connections`: most that the process opens to the database.
     """
+    if not settings.free_variables:
+        for name in unknown_settings(type(settings), others=settings.other_variables):
+            _log.warning("setting.unknown", setting=name)
     _refuse_files(settings)
     _refuse_taken(settings)
     asked: dict[str, Awaitable[list[str]]] = {

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from slipway_chassis.data_key import parse_data_keys
-from slipway_chassis.environment import EnvironmentSettings, unknown_settings
+from slipway_chassis.environment import EnvironmentSettings, misspelt_settings
 from slipway_chassis.setting_types import BusUrl, CollectorUrl, DatabaseUrl, Listen, RedisUrl, Seconds, Secret, Target
 from slipway_chassis.tls import CertificateFiles, ServiceTls
 
@@ -65,7 +65,7 @@ class CoreSettings(EnvironmentSettings):
     other_variables: ClassVar[frozenset[str]] = frozenset()
     """Variables with the prefix that are no settings."""
     free_variables: ClassVar[bool] = False
-    """Variables with the prefix may be used by something else as well."""
+    """Variables with the prefix may be used by something else as well: one that is unknown is no matter."""
 
     grpc_listen: Listen = Field("127.0.0.1:0", description="address of the gRPC server; port 0 takes a free one")
     link_listen: Listen = Field(
@@ -137,9 +137,9 @@ class ServiceSettings(CoreSettings):
 def load_settings(settings: type[S]) -> S:
     """Settings from the environment. Wrong ones print one sentence that names the variables, and exit with 2.
 
-    Those of a service are all that may have its prefix: another name is told, for it may be one that was misspelt.
+    So does a service's variable whose name is nearly a setting's.
     """
-    unknown = _unknown(settings)
+    misspelt = _misspelt(settings)
     try:
         loaded = settings()
     except ValidationError as error:
@@ -147,17 +147,15 @@ def load_settings(settings: type[S]) -> S:
     except SettingsError as error:
         wrong = _unreadable(settings, str(error))
     else:
-        if not unknown:
+        if not misspelt:
             return loaded
         wrong = ""
-    sys.stderr.write(f"slipway: {'; '.join([*unknown, *([wrong] if wrong else [])])}\n")
+    sys.stderr.write(f"slipway: {'; '.join([*misspelt, *([wrong] if wrong else [])])}\n")
     sys.exit(2)
 
 
-def _unknown(settings: type[BaseSettings]) -> list[str]:
-    if not issubclass(settings, CoreSettings):
-        return []
-    return unknown_settings(settings, others=settings.other_variables, free=settings.free_variables)
+def _misspelt(settings: type[BaseSettings]) -> list[str]:
+    return misspelt_settings(settings, others=settings.other_variables) if issubclass(settings, CoreSettings) else []
 
 
 def _unreadable(settings: type[BaseSettings], said: str) -> str:

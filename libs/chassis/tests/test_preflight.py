@@ -379,6 +379,15 @@ async def test_what_is_doubtful_is_logged(look: Callable[..., Any], valkey_serve
     assert all("set maxmemory-policy noeviction" in reason for reason in told.values())
 
 
+async def test_a_variable_of_another_release_is_logged(
+    look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_SMALL_COMES_LATER", "1")
+    with capture_logs() as logs:
+        await look()
+    assert [log["setting"] for log in logs if log["event"] == "setting.unknown"] == ["SLIPWAY_SMALL_COMES_LATER"]
+
+
 async def test_files_and_addresses_are_looked_at_before_the_database(
     look: Callable[..., Any], tmp_path: Path, valkey_server: RedisServer
 ) -> None:

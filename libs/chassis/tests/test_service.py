@@ -199,6 +199,11 @@ async def test_every_log_line_is_json_with_service_and_level_and_without_secrets
     [
         ({"SERVICE_SECRET": None}, "slipway: SLIPWAY_SMALL_SERVICE_SECRET is not set\n"),
         ({"DATA_KEY": "c2hvcnQ="}, "slipway: SLIPWAY_SMALL_DATA_KEY must be base64 of 32 bytes\n"),
+        ({"SERVICE_SECRET": " \n"}, "slipway: SLIPWAY_SMALL_SERVICE_SECRET is not set\n"),
+        (
+            {"SHUTDOWN_GRCAE": "1"},
+            "slipway: SLIPWAY_SMALL_SHUTDOWN_GRCAE is no setting: is SLIPWAY_SMALL_SHUTDOWN_GRACE meant?\n",
+        ),
         ({"SHUTDOWN_GRACE": "soon"}, "slipway: SLIPWAY_SMALL_SHUTDOWN_GRACE must be a valid number"),
     ],
     ids=str,
