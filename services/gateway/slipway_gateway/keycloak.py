@@ -16,9 +16,10 @@ import httpx
 import structlog
 from pydantic import TypeAdapter, ValidationError
 from slipway_chassis.errors import Unavailable
+from slipway_chassis.server_checks.reasons import tls_refusal
 
 from slipway_gateway.directory import Subject
-from slipway_gateway.oidc.discovery import is_trustworthy
+from slipway_gateway.oidc.discovery import CA_SETTING, is_trustworthy
 
 SCHEMES: Final = ("keycloak+https", "keycloak+http")
 CACHE_SECONDS: Final = 10.0
@@ -168,8 +169,8 @@ class KeycloakDirectory:
         answer = await self._ask("/users?max=1&briefRepresentation=true")
         if answer.status_code == 403:
             raise DirectoryRefused(
-                f"the directory refuses client {self._source.client_id!r} to look up users: give its service account "
-                "the role `view-users` of the client `realm-management`"
+                f"{_URL}: the directory refuses client {self._source.client_id!r} to look up users: give its service "
+                "account the role `view-users` of the client `realm-management`"
             )
         if answer.status_code >= 500:
             raise _unexpected(answer)
@@ -257,6 +258,8 @@ class KeycloakDirectory:
                 follow_redirects=False,
             )
         except httpx.HTTPError as error:
+            if refusal := tls_refusal(error, authority=CA_SETTING, plain="write keycloak+http://"):
+                raise DirectoryRefused(f"{_URL}: {refusal}") from None
             reason = str(error) or type(error).__name__
             raise DirectoryUnavailable(f"the directory does not answer: {reason}", retry_after=_RETRY_AFTER) from None
 

@@ -177,7 +177,7 @@ def main() -> int:
     try:
         run(serve(settings))
     except (OSError, ValueError, SlipwayError) as error:
-        sys.stderr.write(f"slipway-gateway: {error}\n")
+        sys.stderr.write(f"slipway: {error}\n")
         return 2
     return 0
 

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from gateway_testing.processes import GATEWAY, Launch
 from slipway.runs.v1 import runs_pb2 as pb
 from slipway_gateway import keys
+from slipway_testkit.certificates import CertificateAuthority
 from slipway_testkit.warm import WarmProgram
 
 RUN = "run_01jd0000000000000000000000"
@@ -70,6 +73,34 @@ def test_a_setting_that_cannot_be_used_is_named(
 ) -> None:
     ports = {f"SLIPWAY_GATEWAY_{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("HTTP", "GRPC", "METRICS")}
     fails(gateway_env | ports | {f"SLIPWAY_GATEWAY_{setting}": value}, complaint)
+
+
+def test_an_identity_provider_with_a_strange_certificate_is_named(
+    fails: Fails, gateway_env: dict[str, str], free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    stranger = CertificateAuthority().issue(tmp_path, "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(stranger.certificate, stranger.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # closed: the test is over
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(ssl.SSLError):
+                        context.wrap_socket(connection, server_side=True).close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        provider = f"https://127.0.0.1:{listener.getsockname()[1]}/realms/slipway"
+        ports = {f"SLIPWAY_GATEWAY_{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("HTTP", "GRPC", "METRICS")}
+        not_accepted = "the server's certificate is not accepted"
+        authority = "SLIPWAY_GATEWAY_OIDC_CA_FILE names its authority"
+        fails(gateway_env | ports | {"SLIPWAY_GATEWAY_OIDC_ISSUER": provider}, provider, not_accepted, authority)
+        directory = {
+            "SLIPWAY_GATEWAY_DIRECTORY_URL": f"keycloak+{provider}?client_id=gateway",
+            "SLIPWAY_GATEWAY_DIRECTORY_SECRET": "s",
+        }
+        fails(gateway_env | ports | directory, f"SLIPWAY_GATEWAY_DIRECTORY_URL: {not_accepted}", authority)
 
 
 def test_a_port_in_use_is_named(fails: Fails, gateway_env: dict[str, str]) -> None:

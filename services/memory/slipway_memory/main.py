@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import grpc
 from redis.asyncio import Redis
@@ -22,6 +23,7 @@ from slipway_chassis.redis_check import check_takes_writes
 from slipway_chassis.service import run, run_service
 from slipway_chassis.settings import load_settings
 from slipway_chassis.tokens import ServiceTokenSource
+from slipway_chassis.unusable import SettingUnusable
 
 from slipway_memory.collections import Collections
 from slipway_memory.documents import Documents
@@ -33,7 +35,7 @@ from slipway_memory.indexing_store import IndexingStore
 from slipway_memory.ingest_topic import GROUP, TOPIC
 from slipway_memory.knowledge_servicer import KnowledgeServicer
 from slipway_memory.migrate import SCHEMA
-from slipway_memory.objects import Objects, open_objects
+from slipway_memory.objects import open_objects
 from slipway_memory.orphan_objects import OrphanObjects
 from slipway_memory.parsing.limits import ParseLimits
 from slipway_memory.parsing.sandbox import DocumentParser
@@ -48,8 +50,9 @@ from slipway_memory.sources.opened import governed_sources
 from slipway_memory.store import KnowledgeStore
 from slipway_memory.sweeper import Sweeper
 from slipway_memory.transactions import Database
-from slipway_memory.vectors.index import PassageIndex
 from slipway_memory.vectors.opening import check_owner, open_index
+
+T = TypeVar("T")
 
 _MIB = 1024 * 1024
 _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
@@ -58,16 +61,17 @@ _SERVICES = ("KnowledgeService", "FilesService", "SessionsService")
 async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, line by line
     """Serve until SIGTERM."""
     telemetry.setup("memory", settings.otlp_endpoint, settings.log_level)
-    objects = await _objects(settings)
+    objects = await _usable("OBJECTS_URL", open_objects(settings.objects_url.get_secret_value()))
     await look_before_start(settings, SCHEMA, bus=settings.bus_url, redis=settings.redis_url, sessions=True)
     pool = await open_pool(settings.database_url.get_secret_value())
     bus = await open_bus(settings.bus_url.get_secret_value())
     keys = SubjectKeys(pool, settings.data_key.get_secret_value())
     outbox = Outbox(pool, bus, keys)
     database = Database(pool, outbox, Evidence("memory", outbox))
-    index = await _index(settings, database)
+    opening = open_index(settings.vectors_url.get_secret_value(), database, lease_seconds=settings.indexing_lease)
+    index = await _usable("VECTORS_URL", opening)
     await SCHEMA.prepare(pool, settings.migrations)
-    await _owned(index)
+    await _usable("VECTORS_URL", check_owner(index))
     ledger = EffectLedger(pool, keys)
     policy = PolicyEngine(settings.policy_dir)
     router = connect(settings.router_target, settings.tls)
@@ -144,44 +148,21 @@ async def serve(settings: MemorySettings) -> None:  # noqa: PLR0915 - wiring, li
     )
 
 
-class SettingUnusable(Exception):
-    """A setting that the server it names refuses; the message names the setting and says why."""
-
-
 def _session_limits(settings: MemorySettings) -> SessionLimits:
     return SessionLimits(settings.session_message_characters, settings.session_messages, settings.session_bytes)
 
 
-async def _objects(settings: MemorySettings) -> Objects:
+async def _usable(setting: str, opening: Awaitable[T]) -> T:
+    """What was opened; a ValueError is about the setting."""
     try:
-        return await open_objects(settings.objects_url.get_secret_value())
+        return await opening
     except ValueError as error:
-        raise SettingUnusable(f"SLIPWAY_MEMORY_OBJECTS_URL: {error}") from error
-
-
-async def _index(settings: MemorySettings, database: Database) -> PassageIndex:
-    try:
-        url = settings.vectors_url.get_secret_value()
-        return await open_index(url, database, lease_seconds=settings.indexing_lease)
-    except ValueError as error:
-        raise SettingUnusable(f"SLIPWAY_MEMORY_VECTORS_URL: {error}") from error
-
-
-async def _owned(index: PassageIndex) -> None:
-    try:
-        await check_owner(index)
-    except ValueError as error:
-        raise SettingUnusable(f"SLIPWAY_MEMORY_VECTORS_URL: {error}") from error
+        raise SettingUnusable(f"SLIPWAY_MEMORY_{setting}: {error}") from error
 
 
 def main() -> None:
     """Run the memory service; exit code 2 when settings can't be used."""
-    settings = load_settings(MemorySettings)
-    try:
-        run(serve(settings))
-    except SettingUnusable as error:
-        sys.stderr.write(f"slipway: {error}\n")
-        sys.exit(2)
+    run(serve(load_settings(MemorySettings)))
 
 
 if __name__ == "__main__":

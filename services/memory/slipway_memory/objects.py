@@ -93,7 +93,9 @@ async def open_objects(url: str) -> Objects:
     except ObjectStoreRefused as error:
         raise ValueError(str(error)) from error
     except ObjectStoreUnavailable as error:
-        _log.warning("objects.unreachable", error=str(error.__cause__).partition("\n")[0])
+        said = str(error.__cause__).partition("\n")[0]
+        reason = f"{error} ({said}): start it, or correct the URL"
+        _log.warning("server.away", setting="SLIPWAY_MEMORY_OBJECTS_URL", reason=reason)
     return objects
 
 

@@ -15,6 +15,7 @@ from slipway_chassis.preflight import look_before_start
 from slipway_chassis.readiness import Readiness
 from slipway_chassis.secret_file import InvalidSecrets, SecretFile
 from slipway_chassis.settings import load_settings
+from slipway_chassis.unusable import SettingUnusable
 
 from slipway_tools import python_tool
 from slipway_tools.address import AllowList
@@ -52,7 +53,7 @@ async def serve(settings: ToolsSettings) -> None:
     try:
         secrets = SecretFile(settings.secrets_file)
     except InvalidSecrets as error:
-        raise SystemExit(f"slipway: SLIPWAY_TOOLS_SECRETS_FILE: {error}") from None
+        raise SettingUnusable(f"SLIPWAY_TOOLS_SECRETS_FILE: {error}") from None
     await look_before_start(settings, SCHEMA, bus=settings.bus_url)
     pool = await postgres.open_pool(settings.database_url.get_secret_value())
     await SCHEMA.prepare(pool, settings.migrations)

@@ -5,12 +5,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
+from slipway_chassis.server_checks.reasons import tls_refusal
 
 from slipway_gateway import strict_json
 from slipway_gateway.oidc.jwk import VerificationKey, read_jwks
 from slipway_gateway.strict_json import JsonValue
 
 MAX_DOCUMENT_BYTES: Final = 512 * 1024
+CA_SETTING: Final = "SLIPWAY_GATEWAY_OIDC_CA_FILE"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -74,5 +76,7 @@ async def _get(client: httpx.AsyncClient, address: str) -> Mapping[str, JsonValu
                 if len(body) > MAX_DOCUMENT_BYTES:
                     raise ValueError(f"{address} is larger than {MAX_DOCUMENT_BYTES} bytes")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if refusal := tls_refusal(error, authority=CA_SETTING, plain="write http://"):
+            raise ValueError(f"{address}: {refusal}") from None
         raise OSError(f"{address}: {error or type(error).__name__}") from error
     return strict_json.parse_object(bytes(body))

@@ -45,4 +45,6 @@ async def _unless_refused(index: PassageIndex, ask: Callable[[], Awaitable[None]
         await index.close()
         raise ValueError(str(error)) from error
     except VectorStoreUnavailable as error:
-        _log.warning("vectors.unreachable", error=str(error))
+        _log.warning(
+            "server.away", setting="SLIPWAY_MEMORY_VECTORS_URL", reason=f"{error}: start it, or correct the URL"
+        )
