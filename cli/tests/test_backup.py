@@ -193,7 +193,9 @@ def test_a_backup_that_is_interrupted_leaves_nothing(
             f"redis: redis://{address}/0\n"
             f"objects: {(tmp_path / 'objects').as_uri()}\n"
         )
-        command = [SLIPWAY, "backup", str(folder), "--data-dir", str(tmp_path / "data"), "--servers", str(file)]
+        # A shell that started the tests in the background had them ignore SIGINT.
+        command = ["env", f"--default-signal={number.name.removeprefix('SIG')}", SLIPWAY, "backup", str(folder)]
+        command += ["--data-dir", str(tmp_path / "data"), "--servers", str(file)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -106,9 +106,9 @@ async def _connection(url: str) -> AsyncGenerator[Any]:
             url, timeout=_SECONDS, server_settings={"idle_in_transaction_session_timeout": "0"}
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        place = url.rpartition("@")[2].partition("?")[0]
+        place, said = url.rpartition("@")[2].partition("?")[0], str(error) or "no answer"
         raise BackupRefusedError(
-            f"the database {place} can't be reached ({error or 'no answer'}): start its server; see `slipway doctor`"
+            f"the database {place} can't be reached ({said}): start its server; see `slipway doctor`"
         ) from None
     try:
         yield connection

@@ -274,14 +274,15 @@ async def test_a_rabbitmq_that_is_not_fit_is_refused(
     rabbitmq_server: RabbitServer,
 ) -> None:
     server, vhost = rabbitmq_server, f"bad{secrets.token_hex(4)}"
+    reader, writer = f"{vhost}-reader", f"{vhost}-writer"
     # All in one call: each starts a node of Erlang.
     server._evaluate(
         f'rabbit_vhost:add(<<"{vhost}">>, <<"test">>),'
         f' lists:foreach(fun(User) -> rabbit_auth_backend_internal:add_user(User, <<"{SECRET}">>, <<"test">>) end,'
-        ' [<<"bad_reader">>, <<"bad_writer">>]),'
+        f' [<<"{reader}">>, <<"{writer}">>]),'
         " lists:foreach(fun({User, Configure, Write}) ->"
         f' rabbit_auth_backend_internal:set_permissions(User, <<"{vhost}">>, Configure, Write, <<".*">>, <<"test">>)'
-        ' end, [{<<"bad_reader">>, <<"^$">>, <<"^$">>}, {<<"bad_writer">>, <<"^$">>, <<".*">>},'
+        f' end, [{{<<"{reader}">>, <<"^$">>, <<"^$">>}}, {{<<"{writer}">>, <<"^$">>, <<".*">>}},'
         ' {<<"guest">>, <<".*">>, <<".*">>}]).'
     )
     begin = {name: listen(tls(issued)) for name, issued in certificates.items()}
@@ -296,9 +297,9 @@ async def test_a_rabbitmq_that_is_not_fit_is_refused(
     cases = {
         at(server.port, ""): "refuses the user or the password: correct them",
         at(server.port, "nowhere", password="guest"): "virtual host: create it",
-        at(server.port, "", "bad_reader"): "virtual host: create it and set permissions",
-        at(server.port, vhost, "bad_reader"): "denies a permission .*rabbitmqctl set_permissions",
-        at(server.port, vhost, "bad_writer"): "denies a permission .*rabbitmqctl set_permissions",
+        at(server.port, "", reader): "virtual host: create it and set permissions",
+        at(server.port, vhost, reader): "denies a permission .*rabbitmqctl set_permissions",
+        at(server.port, vhost, writer): "denies a permission .*rabbitmqctl set_permissions",
         at(listen(rewriting(server.port, b"3.10.", b"3.07.")), vhost, password="guest"): "use 3.10 or later",
         at(listen(saying(b"HTTP/1.1 400 Bad Request\r\n")), ""): "is no RabbitMQ: correct host and port",
         f"amqps://guest:{SECRET}@127.0.0.1:{server.port}/": "demands TLS, .*amqp:// for amqps://",
