@@ -119,7 +119,7 @@ async def test_a_database_that_is_away_is_unavailable_and_the_pool_recovers(
 
         async def in_transaction() -> int:
             async with transaction(pool) as conn:
-                server.process.kill()
+                server.stop(crash=True)
                 return await conn.fetchval("SELECT 1")
 
         with pytest.raises(StoreUnavailable):
@@ -136,7 +136,7 @@ async def test_a_database_that_is_away_is_unavailable_and_the_pool_recovers(
         # Not only in a transaction: also for a query that is the pool's own.
         with pytest.raises(StoreUnavailable):
             await pool.fetchval("SELECT 1")
-        server.restart(crash=True)
+        server.start()
         await eventually(works, timeout=20)
         await pool.close()
 

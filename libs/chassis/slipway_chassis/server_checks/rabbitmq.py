@@ -1,11 +1,10 @@
 """A RabbitMQ: reachable, with user, password and virtual host, new enough, with the bus' permissions."""
 
 import asyncio
-import logging
 import secrets
 
-import aio_pika
 from aio_pika.abc import AbstractConnection
+from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import (
     AMQPConnectionError,
     AMQPError,
@@ -15,6 +14,7 @@ from aio_pika.exceptions import (
 from aiormq.exceptions import ChannelAccessRefused, InvalidFrameError
 from pamqp.exceptions import PAMQPException
 
+from slipway_chassis.bus.amqp_link import tolerated
 from slipway_chassis.server_checks import ServerAway, ServerRefuses
 from slipway_chassis.server_checks.reasons import (
     ANSWER_SECONDS,
@@ -29,24 +29,23 @@ RABBITMQ_LEAST = (3, 10)
 
 _PORT = 5672
 _FILES = ("cafile", "certfile", "keyfile")
-# The library's own lines about a connection that fails: it is told here.
-logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 
 async def check_rabbitmq(url: str, namespace: str = "slipway") -> list[str]:
     """Ask the server; what is declared is exclusive, and gone with the connection. See the package."""
     refuse_unreadable_files(url, _FILES)
     where = place(url, _PORT)
-    connection: AbstractConnection | None = None
+    connection = Connection(make_url(url))
     try:
         async with asyncio.timeout(2 * ANSWER_SECONDS):
-            connection = await aio_pika.connect(url, timeout=ANSWER_SECONDS)
+            await connection.connect(timeout=ANSWER_SECONDS)
             _refuse_old(connection, where)
             await _try_permissions(connection, namespace)
     except (AMQPError, PAMQPException, OSError, TimeoutError, asyncio.IncompleteReadError, RuntimeError) as error:
         raise _told(error, where) from None
     finally:
-        if connection is not None:
+        # One that failed too: left alone, it would do so when it is collected, in a task that nobody owns.
+        with tolerated():
             await connection.close()
     return []
 
