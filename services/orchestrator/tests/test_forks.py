@@ -177,7 +177,7 @@ async def test_a_forks_journal_is_a_chain_of_its_own(desk: Stack, valkey_url: st
             mine = [event for event in read if event.get("run_id") == fork.run_id and event["type"] == "run.event"]
             return sorted(mine, key=lambda event: event["seq"])
 
-        await eventually(lambda: len(chain()) == fork.last_seq, timeout=20)
+        await eventually(lambda: len(chain()) == fork.last_seq, timeout=60)
     finally:
         consuming.cancel()
         await asyncio.wait({consuming})

@@ -182,7 +182,7 @@ async def test_the_journal_is_audited_as_a_chain_without_gap(stack: Stack, valke
             mine = [{**event, "commitment": c} for event, c in read if event.get("run_id") == run_id]
             return sorted((e for e in mine if e["type"] == "run.event"), key=lambda e: e["seq"])
 
-        await eventually(lambda: len(events()) == run.last_seq, timeout=20)
+        await eventually(lambda: len(events()) == run.last_seq, timeout=60)
     finally:
         consuming.cancel()
         await asyncio.wait({consuming})
