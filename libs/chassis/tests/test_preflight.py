@@ -276,7 +276,7 @@ async def test_a_rabbitmq_that_is_not_fit_is_refused(
     server, vhost = rabbitmq_server, f"bad{secrets.token_hex(4)}"
     reader, writer = f"{vhost}-reader", f"{vhost}-writer"
     # All in one call: each starts a node of Erlang.
-    server._evaluate(
+    server.evaluate(
         f'rabbit_vhost:add(<<"{vhost}">>, <<"test">>),'
         f' lists:foreach(fun(User) -> rabbit_auth_backend_internal:add_user(User, <<"{SECRET}">>, <<"test">>) end,'
         f' [<<"{reader}">>, <<"{writer}">>]),'

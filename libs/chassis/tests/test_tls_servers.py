@@ -122,7 +122,7 @@ def rabbitmq_port(rabbitmq_server: RabbitServer, issued: Issued, free_port: Call
     """Port on which the session's RabbitMQ takes TLS, too."""
     port = free_port()
     files = f'{{cacertfile,"{issued.authority}"}},{{certfile,"{issued.certificate}"}},{{keyfile,"{issued.key}"}}'
-    rabbitmq_server._evaluate(f"rabbit_networking:start_ssl_listener({port}, [{files}], 2).")
+    rabbitmq_server.evaluate(f"rabbit_networking:start_ssl_listener({port}, [{files}], 2).")
     return port
 
 

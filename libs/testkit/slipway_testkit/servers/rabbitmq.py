@@ -55,7 +55,7 @@ class RabbitServer:
     def create_vhost(self) -> str:
         """Creates a virtual host, which shares nothing with the others; returns its URL for the user `guest`."""
         name = f"test{secrets.token_hex(4)}"
-        self._evaluate(
+        self.evaluate(
             f'rabbit_vhost:add(<<"{name}">>, <<"test">>),'
             f' rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>,'
             ' <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
@@ -64,7 +64,7 @@ class RabbitServer:
 
     def create_user(self, vhost: str, user: str, password: str) -> None:
         """Creates a user who may do everything in a virtual host."""
-        self._evaluate(
+        self.evaluate(
             f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>),'
             f' rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>,'
             ' <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
@@ -97,13 +97,14 @@ class RabbitServer:
 
     def refuse_writes(self) -> None:
         """Raises the broker's memory alarm: it reads no more from connections that publish."""
-        self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
+        self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
 
     def take_writes(self) -> None:
         """Ends the alarm; without one it does nothing."""
-        self._evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
+        self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
 
-    def _evaluate(self, expression: str) -> None:
+    def evaluate(self, expression: str) -> None:
+        """Runs Erlang in the broker: several commands for the price of one, each of which starts a node."""
         self.control("eval", expression)
 
 
